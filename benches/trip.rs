@@ -3,7 +3,7 @@
 //! A whole server except HTTP, with scripted models and a ledger on this machine's disk. Each measurement
 //! uses a new canary: `cargo bench --bench trip`.
 
-use serin::control::{LoadAsked, Start};
+use serin::control::{LoadOrder, Start};
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::{Arm, Class, Outcome, Weight};
 use serin::serving::testing::FakeServer;
@@ -44,7 +44,7 @@ async fn main() {
     let (mut to_zero, mut to_memory) = (Vec::new(), Vec::new());
     for trip in 0..TRIPS {
         let by = "a bench".to_owned();
-        let asked = LoadAsked { retry: true, ..LoadAsked::of("canary", by) };
+        let asked = LoadOrder { retry: true, ..LoadOrder::of("canary", by) };
         control.load_canary(asked).await.expect("a canary");
         let stage = control.view().stage;
         for n in 0..2_000 {

@@ -24,7 +24,7 @@ use serin::model::{
     Weights,
 };
 use serin_kernels::cuda::weights::PlaneLayout;
-use serin_kernels::cuda::{Buffer, Card, CardError, Queue};
+use serin_kernels::cuda::{Buffer, Card, CardError, Stream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -217,10 +217,10 @@ fn runner(weights: &Weights, blocks: usize, device: Device) -> Result<Box<dyn Ru
 /// bytes per second of a copy.
 fn about_card(card: &Arc<dyn Card>, weights: &Weights) -> Result<(u64, f64), Error> {
     let copied = copied_per_second(card)?;
-    let facts = card.properties();
-    let capability = format!("{}.{}", facts.capability.0, facts.capability.1);
+    let properties = card.properties();
+    let capability = format!("{}.{}", properties.capability.0, properties.capability.1);
     say(&json!({"card": {
-        "name": facts.name, "capability": capability, "multiprocessors": facts.multiprocessors,
+        "name": properties.name, "capability": capability, "multiprocessors": properties.multiprocessors,
         "copy_bytes_per_s": copied,
     }}));
     let all = weight_bytes(weights)?;
@@ -254,14 +254,14 @@ fn copied_per_second(card: &Arc<dyn Card>) -> Result<f64, CardError> {
     let mut to = Buffer::<u8>::new(card, pool, bytes)?;
     let mut best = f64::INFINITY;
     for _ in 0..10 {
-        card.synchronise(Queue::Compute)?;
+        card.synchronise(Stream::Compute)?;
         let begun = Instant::now();
         to.copy_from(&from)?;
-        card.synchronise(Queue::Compute)?;
+        card.synchronise(Stream::Compute)?;
         best = best.min(begun.elapsed().as_secs_f64());
     }
     drop((from, to));
-    card.synchronise(Queue::Compute)?;
+    card.synchronise(Stream::Compute)?;
     card.trim_pool(pool)?;
     card.destroy_pool(pool)?;
     Ok(2.0 * bytes as f64 / best)

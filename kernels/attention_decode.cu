@@ -3,7 +3,7 @@
 // A block takes one sequence, one key head and one share of its tokens (split-KV, known as Flash-Decoding), for
 // all query heads of the group at once, so that keys and values are read from memory once. Its four warps go
 // through tiles of the share in turn, each on its own, and put their sums together at the end. The number of
-// shares is fixed by the launch, and each is an equal part of what is visible now: a recorded launch stays good
+// shares is fixed by the launch, and each is an equal part of what is visible now: a captured launch stays good
 // while contexts grow. Blocks beyond the last token have nothing to do. With one share the block writes the output
 // itself; else each leaves partial sums, and whichever block is the last of its row and head puts them together, in
 // the order of the shares. Once all blocks have come to that, most of the card is idle, and the next launch may begin.

@@ -2,7 +2,7 @@
 //
 // A copy would queue behind whatever a loader sends, on the one engine that copies to the card; a kernel reads over
 // the bus itself. It is the first of a step, so that everything after it reads the card's memory, and part of a
-// recorded step: how much there is stands in the memory that it reads. Each section's length in words, then the
+// captured step: how much there is stands in the memory that it reads. Each section's length in words, then the
 // sections, all on 16 bytes. Limited by the bus.
 // Knows no section's meaning.
 #include "common.cuh"

@@ -6,7 +6,7 @@
 
 v1.gguf and v2.gguf have the same weights and other names, so that a canary is as good and as fast as stable.
 broken.gguf has a norm of 3e38, so that its sums overflow and no token can be chosen: every reply of it fails where
-somebody looks. (Weights that are no numbers are refused by serin when they are loaded.) Weights of a kind that serin
+somebody looks. (serin refuses NaN weights when it loads them.) Weights of a kind that serin
 does not read are requantised to Q8_0.
 """
 

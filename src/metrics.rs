@@ -539,9 +539,9 @@ pub fn device(readings: &Readings) {
 }
 
 /// What has happened to a webhook's alerts since the start; `waiting`: those still to be sent.
-pub fn alerts(webhook: &str, fates: &[(&'static str, u64)], waiting: u64) {
-    for (fate, count) in fates {
-        counter!(ALERTS, "webhook" => webhook.to_owned(), "fate" => *fate).absolute(*count);
+pub fn alerts(webhook: &str, results: &[(&'static str, u64)], waiting: u64) {
+    for (result, count) in results {
+        counter!(ALERTS, "webhook" => webhook.to_owned(), "fate" => *result).absolute(*count);
     }
     gauge!(ALERTS_WAITING, "webhook" => webhook.to_owned()).set(waiting as f64);
 }

@@ -7,7 +7,7 @@
 use serde_json::Value;
 use serin::device::{Batch, ModelPool, Row};
 use serin::model::{CardDecoder, CardPlan, LoadFormat, Weights};
-use serin_kernels::cuda::paper::PaperCard;
+use serin_kernels::cuda::paper::DryRunCard;
 use serin_kernels::cuda::sample::RowParams;
 use serin_kernels::cuda::{Card, KvKind};
 use std::path::Path;
@@ -61,7 +61,7 @@ fn batch(n: usize) -> Batch {
 /// Names of what one decoding step launches, on a card as large as an RTX 4090.
 fn launched(format: &str, n: usize) -> Vec<&'static str> {
     let weights = weights(format);
-    let paper = Arc::new(PaperCard::new((8, 9), 128, 99 << 10));
+    let paper = Arc::new(DryRunCard::new((8, 9), 128, 99 << 10));
     let card: Arc<dyn Card> = paper.clone();
     let plan = CardPlan::new(weights.config(), (64, 32), (LONGEST / 16, 16), KvKind::F16, 128);
     let pool = ModelPool::open(card).unwrap();

@@ -7,7 +7,7 @@ mod process_support;
 use process_support::{LONG, models};
 use serde_json::json;
 use serin::config::Config;
-use serin::control::{Control, ControlConfig, LoadAsked, Start, folder_loader};
+use serin::control::{Control, ControlConfig, LoadOrder, Start, folder_loader};
 use serin::device::Device;
 use serin::engine::EngineHandle;
 use serin::serving::{Gateway, GatewayError, GenerateRequest, Piece, Prompt};
@@ -49,8 +49,8 @@ async fn start() -> Server {
     Server { card, gateway, _dir: dir }
 }
 
-fn canary(path: &Path) -> LoadAsked {
-    LoadAsked::of(path, "a test")
+fn canary(path: &Path) -> LoadOrder {
+    LoadOrder::of(path, "a test")
 }
 
 fn question() -> GenerateRequest {

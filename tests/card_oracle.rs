@@ -11,8 +11,8 @@ mod golden_support;
 use gguf_support::{Damage, Figures, Library, Said, Score};
 use serin::device::{Batch, CardReport, ModelPool, Row};
 use serin::engine::{
-    Capacity, CardRunner, EngineHandle, Finished, LaneId, ModelRunner, RunError, Runner,
-    SchedulerConfig, SeqEvent, SeqRequest, Ticket,
+    Capacity, CardRunner, EngineHandle, Finished, LaneId, ModelRunner, PendingStep, RunError,
+    Runner, SchedulerConfig, SeqEvent, SeqRequest,
 };
 use serin::model::{
     self as model, CardDecoder, CardPlan, Decoder, Draw, KvPlan, LoadFormat, Logprobs,
@@ -102,7 +102,7 @@ const STEP: SchedulerConfig = SchedulerConfig {
     max_batch_tokens: 96,
     max_waiting: 256,
     prefix_cache: true,
-    spare_tokens: 0,
+    reserved_tokens: 0,
 };
 
 /// Logits of every position of a prompt that is computed `chunk` tokens at a time, with an unordered table of
@@ -420,12 +420,12 @@ async fn a_reading_is_the_cpus() {
 /// first one step for all prompts, then one for each token.
 async fn in_step(
     weights: &Weights,
-    record: bool,
+    capture: bool,
     count: usize,
     params: impl Fn(usize) -> SamplingParams,
 ) -> Vec<Reply> {
     let decoder = load(weights, &card(), 96, (64, 16), KvKind::F16);
-    let decoder = if record { decoder } else { decoder.without_recording() };
+    let decoder = if capture { decoder } else { decoder.without_capture() };
     let lane = Lane::start(STEP, Box::new(CardRunner::new(decoder))).await;
     let mut replies = Vec::new();
     for inbox in lane.submit_all(&equal_prompts(count, weights.config().vocab), params) {
@@ -442,13 +442,13 @@ fn equal_prompts(count: usize, vocab: usize) -> Vec<Vec<u32>> {
 /// As many rows as in a captured graph: the same kernels with the same shapes, and so the same tokens with
 /// every sampling method.
 #[tokio::test]
-async fn a_recorded_step_gives_what_a_launched_one_gives() {
+async fn a_captured_step_gives_what_a_launched_one_gives() {
     let weights = open("models/tiny-v1");
     // A step is not captured while one of its rows needs log-probabilities.
     let drawn = |i: usize| choosing(if i % 7 == 6 { i + 1 } else { i });
     for rows in some([1, 2, 4, 8]) {
-        let recorded = in_step(&weights, true, rows, drawn).await;
-        assert_eq!(recorded, in_step(&weights, false, rows, drawn).await, "{rows} rows");
+        let captured = in_step(&weights, true, rows, drawn).await;
+        assert_eq!(captured, in_step(&weights, false, rows, drawn).await, "{rows} rows");
     }
 }
 
@@ -460,24 +460,24 @@ async fn a_recorded_step_gives_what_a_launched_one_gives() {
 /// ones, `e`, of the exact ones. Choices from them cost at most `4 * e`: the best token was computed up to `2
 /// * e` too low, and the chosen one up to `2 * e` too high.
 #[tokio::test]
-async fn a_recorded_step_with_rows_to_spare_chooses_as_well() {
+async fn a_captured_step_with_rows_to_spare_chooses_as_well() {
     let (weights, card) = (open("models/tiny-v1"), card());
     let mut exact = load_exact(&weights, &card, (8, 4));
     let mut plain = load(&weights, &card, 96, (8, 4), KvKind::F16);
     let (mut same, mut error, mut cost) = (0, 0f32, 0f32);
     for rows in some([3, 5, 7]) {
-        let recorded = in_step(&weights, true, rows, greedy).await;
+        let captured = in_step(&weights, true, rows, greedy).await;
         let launched = in_step(&weights, false, rows, greedy).await;
         let prompts = equal_prompts(rows, weights.config().vocab);
-        for ((prompt, recorded), launched) in prompts.iter().zip(&recorded).zip(&launched) {
-            assert_eq!(recorded.ids.len(), NEW_TOKENS);
-            same += usize::from(recorded == launched);
-            let tokens = [prompt.as_slice(), &recorded.ids].concat();
+        for ((prompt, captured), launched) in prompts.iter().zip(&captured).zip(&launched) {
+            assert_eq!(captured.ids.len(), NEW_TOKENS);
+            same += usize::from(captured == launched);
+            let tokens = [prompt.as_slice(), &captured.ids].concat();
             let [exact, plain] =
                 [&mut exact, &mut plain].map(|decoder| logits(decoder, &tokens, tokens.len()));
             let errors = exact.iter().zip(&plain).map(|(want, got)| relative_error(got, want));
             error = errors.fold(error, f32::max);
-            let choices = exact[prompt.len() - 1..].iter().zip(&recorded.ids);
+            let choices = exact[prompt.len() - 1..].iter().zip(&captured.ids);
             cost = choices.map(|(logits, id)| regret(logits, *id)).fold(cost, f32::max);
         }
     }
@@ -498,9 +498,9 @@ fn regret(logits: &[f32], id: u32) -> f32 {
 async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
     let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
     let golden = gguf_support::golden("qwen3");
-    for (form, facts) in some(&golden.forms) {
+    for (form, expected) in some(&golden.forms) {
         let path = dir.path().join(format!("{form}.gguf"));
-        std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();
+        std::fs::write(&path, golden.compose(expected, &library, &Damage::None)).unwrap();
         let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
         let device = card();
         let eight_bits = [KvKind::I8, KvKind::E4M3].into_iter().filter(|kv| {
@@ -514,11 +514,11 @@ async fn every_kind_of_weight_and_cache_says_what_llama_cpp_says() {
                 _ => load(&weights, &card(), 96, (32, 4), kv),
             };
             let bounds = match kv {
-                KvKind::I8 => facts.said.bounds_i8(),
-                KvKind::E4M3 => facts.said.bounds_fp8(),
-                KvKind::F16 | KvKind::F32 => facts.said.bounds(),
+                KvKind::I8 => expected.said.bounds_i8(),
+                KvKind::E4M3 => expected.said.bounds_fp8(),
+                KvKind::F16 | KvKind::F32 => expected.said.bounds(),
             };
-            let figures = against_llama_cpp(load(), load(), &facts.said).await;
+            let figures = against_llama_cpp(load(), load(), &expected.said).await;
             println!("{form}, cache {kv:?}: {figures:?} against {bounds:?}");
             assert!(figures.within(&bounds), "{form}, cache {kv:?}: {figures:?}, {bounds:?}");
         }
@@ -532,13 +532,13 @@ async fn files_of_less_common_kinds_say_what_llama_cpp_says() {
     let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
     let golden = gguf_support::golden("kinds");
     for form in some(["mixed", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q3_K", "IQ4_XS"]) {
-        let facts = &golden.forms[form];
+        let expected = &golden.forms[form];
         let path = dir.path().join(format!("{form}.gguf"));
-        std::fs::write(&path, golden.compose(facts, &library, &Damage::None)).unwrap();
+        std::fs::write(&path, golden.compose(expected, &library, &Damage::None)).unwrap();
         let weights = Weights::open(&path, LoadFormat::Auto).unwrap();
         let load = || load(&weights, &card(), 96, (32, 4), KvKind::F16);
-        let figures = against_llama_cpp(load(), load(), &facts.said).await;
-        let bounds = facts.said.bounds();
+        let figures = against_llama_cpp(load(), load(), &expected.said).await;
+        let bounds = expected.said.bounds();
         println!("{form}: {figures:?} against {bounds:?}");
         assert!(figures.within(&bounds), "{form}: {figures:?}, {bounds:?}");
     }
@@ -573,17 +573,17 @@ impl Runner for Unmeasured {
         self.0.capacity()
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         self.0.enqueue(batch, draws)
     }
 
     fn finish(
         &mut self,
-        ticket: Ticket,
+        pending: PendingStep,
         batch: &Batch,
         draws: &[Draw<'_>],
     ) -> Result<Finished, RunError> {
-        self.0.finish(ticket, batch, draws)
+        self.0.finish(pending, batch, draws)
     }
 
     fn can_be_measured(&self) -> bool {

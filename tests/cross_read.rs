@@ -1,7 +1,7 @@
 //! Replies read by both models: through gateway, control and engine with scripted models and with the demo models.
 
 use serde_json::json;
-use serin::control::{Asked, Control, LoadAsked};
+use serin::control::{ConditionalOrder, Control, LoadOrder};
 use serin::rollout::{CrossRead, Expect, Operator, Order, Policy, Weight};
 use serin::serving::testing::FakeServer;
 use serin::serving::{Gateway, GenerateRequest, Piece, Prompt};
@@ -26,14 +26,14 @@ fn request(id: usize) -> GenerateRequest {
     }
 }
 
-fn canary(expect: Expect) -> LoadAsked {
-    LoadAsked { retry: true, expect: Some(expect), ..LoadAsked::of("canary", "a test") }
+fn canary(expect: Expect) -> LoadOrder {
+    LoadOrder { retry: true, expect: Some(expect), ..LoadOrder::of("canary", "a test") }
 }
 
 async fn order(control: &Control, command: Operator) {
     let order = Order { command, by: "a test".to_owned(), reason: None };
     let expect = Some(control.status().revision);
-    control.order(Asked { order, expect }).await.unwrap();
+    control.order(ConditionalOrder { order, expect }).await.unwrap();
 }
 
 async fn answer(gateway: &Gateway, request: GenerateRequest) {
@@ -105,7 +105,7 @@ async fn an_expectation_that_nothing_would_test_is_refused() {
     let gateway = server.start().await.unwrap();
     let refused = gateway.control().load_canary(canary(Expect::Same)).await.unwrap_err();
     assert!(refused.to_string().contains("rollout.cross_read is 0"), "{refused}");
-    let asked = LoadAsked { expect: None, ..canary(Expect::Same) };
+    let asked = LoadOrder { expect: None, ..canary(Expect::Same) };
     gateway.control().load_canary(asked).await.unwrap();
 }
 

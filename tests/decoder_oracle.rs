@@ -182,7 +182,7 @@ async fn greedy_tokens_equal_candle_transformers() {
         max_batch_tokens: 2048,
         max_waiting: 64,
         prefix_cache: false,
-        spare_tokens: 0,
+        reserved_tokens: 0,
     };
     let chunked = SchedulerConfig { max_batch_tokens: 11, ..wide };
 

@@ -9,7 +9,7 @@ use serin::alerts::{Alerts, AlertsConfig};
 use serin::cli::ended::Ended;
 use serin::cli::serve::Running;
 use serin::config::Config;
-use serin::control::{Control, ControlError, LoadAsked, Start};
+use serin::control::{Control, ControlError, LoadOrder, Start};
 use serin::ledger::{Ledger, Options, Stamp};
 use serin::rollout::{Arm, Policy};
 use serin::serving::testing::FakeServer;
@@ -58,8 +58,8 @@ fn request(prompt: Vec<u32>, pin: Arm) -> GenerateRequest {
     }
 }
 
-fn canary(retry: bool) -> LoadAsked {
-    LoadAsked { retry, ..LoadAsked::of("canary", "a test") }
+fn canary(retry: bool) -> LoadOrder {
+    LoadOrder { retry, ..LoadOrder::of("canary", "a test") }
 }
 
 /// How a request ended.
@@ -184,7 +184,7 @@ fn a_process_that_loses_its_device() {
         running.run(&config).await.expect("it begins")
     });
     assert_eq!(ended, Ended::DeviceLost);
-    serin::device::end::at_once(ended.code());
+    serin::device::fatal_signals::exit_now(ended.code());
 }
 
 #[test]

@@ -16,13 +16,13 @@ use std::collections::{BTreeMap, HashSet};
 /// Checks a family's file in every form.
 async fn check_all(family: &str, golden: &Golden) {
     let (library, dir) = (Library::read(), tempfile::tempdir().unwrap());
-    for (form, facts) in &golden.forms {
-        let bytes = golden.compose(facts, &library, &Damage::None);
+    for (form, expected) in &golden.forms {
+        let bytes = golden.compose(expected, &library, &Damage::None);
         let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(digest, facts.sha256, "{family} {form} is not the file that llama.cpp ran");
+        assert_eq!(digest, expected.sha256, "{family} {form} is not the file that llama.cpp ran");
         let path = dir.path().join(format!("{family}-{form}.gguf"));
         std::fs::write(&path, bytes).unwrap();
-        check(&path, &format!("{family} {form}"), &facts.said).await;
+        check(&path, &format!("{family} {form}"), &expected.said).await;
         std::fs::remove_file(&path).unwrap();
     }
 }
@@ -78,11 +78,11 @@ async fn a_trained_model_says_what_llama_cpp_says() {
 fn damaged(family: &str, form: &str, library: &Library, damage: &Damage<'_>) -> (Figures, Figures) {
     let dir = tempfile::tempdir().unwrap();
     let golden = golden(family);
-    let facts = &golden.forms[form];
+    let expected = &golden.forms[form];
     let path = dir.path().join("damaged.gguf");
-    std::fs::write(&path, golden.compose(facts, library, damage)).unwrap();
-    let figures = forced(&mut load(&path), &facts.said, false).figures();
-    (figures, facts.said.bounds())
+    std::fs::write(&path, golden.compose(expected, library, damage)).unwrap();
+    let figures = forced(&mut load(&path), &expected.said, false).figures();
+    (figures, expected.said.bounds())
 }
 
 /// The same file with one property removed must give different results.

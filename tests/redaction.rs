@@ -11,7 +11,7 @@ use http_support::{REPLY, gateway_saying, state};
 use serde_json::{Value, json};
 use serin::access::{Access, KeyLimits, KeysFile, NewKey, Scope};
 use serin::alerts::{Alerts, AlertsConfig, RawWebhook, WebhookConfig};
-use serin::control::{LoadAsked, Start};
+use serin::control::{LoadOrder, Start};
 use serin::http::{
     AppState, Bounds, CLIENTS, Lifecycle, OPERATORS, client_app, operator_app, serve,
 };
@@ -280,7 +280,7 @@ async fn nothing_that_a_client_says_is_kept_or_reported() {
     );
     let (hook, alerts) = process_support::endpoint();
     let server = start(hook).await;
-    let asked = LoadAsked::of("canary", "test");
+    let asked = LoadOrder::of("canary", "test");
     server.gateway.control().load_canary(asked).await.expect("a canary");
     let bearer = ("authorization", format!("Bearer {}", server.key));
     let body = body_of("/v1/chat/completions").to_string();

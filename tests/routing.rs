@@ -2,7 +2,7 @@
 //! disconnect.
 
 use serde_json::json;
-use serin::control::{Asked, Control, LoadAsked};
+use serin::control::{ConditionalOrder, Control, LoadOrder};
 use serin::engine::SchedulerConfig;
 use serin::rollout::{Arm, Operator, Order, Policy, Weight};
 use serin::serving::testing::FakeServer;
@@ -28,15 +28,15 @@ fn request(id: usize, key: Option<String>) -> GenerateRequest {
     }
 }
 
-fn canary() -> LoadAsked {
-    LoadAsked::of("canary", "a test")
+fn canary() -> LoadOrder {
+    LoadOrder::of("canary", "a test")
 }
 
 async fn set_weight(control: &Control, percent: u8) {
     let command = Operator::SetWeight(Weight::new(percent).unwrap());
     let order = Order { command, by: "a test".to_owned(), reason: None };
     let expect = Some(control.status().revision);
-    control.order(Asked { order, expect }).await.unwrap();
+    control.order(ConditionalOrder { order, expect }).await.unwrap();
 }
 
 /// Runs a request to its end: the answering arm and the text.
@@ -182,7 +182,7 @@ async fn a_refusal_for_length_names_the_version_that_took_it() {
     let command = Operator::Rollback;
     let order = Order { command, by: "a test".to_owned(), reason: None };
     let expect = Some(control.status().revision);
-    control.order(Asked { order, expect }).await.unwrap();
+    control.order(ConditionalOrder { order, expect }).await.unwrap();
     let text = refusal(1000).await;
     assert!(text.contains("which took up to 4096 tokens, is no longer in service"), "{text}");
     assert!(!refusal(50_000).await.contains("in service"), "too long for both");
@@ -202,7 +202,7 @@ async fn a_prompt_too_long_for_the_canary_is_judged_by_what_stable_can_do() {
         let control = gateway.control();
         let refusal = control.load_canary(canary()).await.unwrap_err().to_string();
         assert!(refusal.contains("context"), "{refusal}");
-        control.load_canary(LoadAsked { allow: true, ..canary() }).await.unwrap();
+        control.load_canary(LoadOrder { allow: true, ..canary() }).await.unwrap();
         set_weight(control, 50).await;
         for id in 0..100 {
             let asked =

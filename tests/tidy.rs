@@ -209,7 +209,7 @@ fn unsafe_lives_in_kernels_and_four_files_of_device() {
         // The global allocator.
         "device/arena.rs",
         // The handlers of fatal signals, and an exit that runs nothing on its way.
-        "device/end.rs",
+        "device/fatal_signals.rs",
         // Mapped files.
         "device/files.rs",
         "device/safetensors/candle.rs",

@@ -5,7 +5,7 @@
 
 use parking_lot::{Mutex, MutexGuard};
 use serin_kernels::cuda::check::{Bench, FAMILIES, Numbers};
-use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Number, Pool, Queue, Size};
+use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Pool, ScalarType, Size, Stream};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
@@ -97,14 +97,14 @@ fn a_pool_holds_what_was_taken_and_gives_all_of_it_back() {
         assert!(refused.contains("in use"), "{refused}");
 
         drop(second);
-        card.synchronise(Queue::Compute).unwrap();
+        card.synchronise(Stream::Compute).unwrap();
         let kept = card.pool_usage(pool).unwrap();
         assert!(kept.used == 0 && kept.reserved > 0, "kept for reuse, not handed back: {kept:?}");
         card.trim_pool(pool).unwrap();
         assert_eq!(card.pool_usage(pool).unwrap(), Default::default());
         card.destroy_pool(pool).unwrap();
         assert!(card.pool_usage(pool).is_err() && card.destroy_pool(pool).is_err());
-        assert!(card.allocate(pool, 1, Queue::Compute).is_err());
+        assert!(card.allocate(pool, 1, Stream::Compute).is_err());
         assert!(card.memory().unwrap().free + (16 << 20) >= before.free);
     });
 }
@@ -115,11 +115,11 @@ fn every_buffer_lies_in_the_pool_that_was_named() {
         let pools: Vec<Pool> = (0..3).map(|_| card.create_pool().unwrap()).collect();
         let buffers: Vec<(Pool, Buffer<u8>)> = (0..30)
             .map(|i| {
-                let queue = if i % 2 == 0 { Queue::Compute } else { Queue::Load };
-                (pools[i % 3], Buffer::on(card, pools[i % 3], 1000 + 777 * i, queue).unwrap())
+                let stream = if i % 2 == 0 { Stream::Compute } else { Stream::Load };
+                (pools[i % 3], Buffer::on(card, pools[i % 3], 1000 + 777 * i, stream).unwrap())
             })
             .collect();
-        card.synchronise(Queue::Load).unwrap();
+        card.synchronise(Stream::Load).unwrap();
         for (pool, buffer) in &buffers {
             let (start, len) = (buffer.view().address(), buffer.len() as u64);
             assert_eq!(card.pool_of(start), Ok(*pool));
@@ -135,18 +135,18 @@ fn every_buffer_lies_in_the_pool_that_was_named() {
 fn copies_of_every_size_come_back_as_they_were() {
     each(|card| {
         let pool = card.create_pool().unwrap();
-        for queue in [Queue::Load, Queue::Compute] {
+        for stream in [Stream::Load, Stream::Compute] {
             for count in [1, 65536, 65537, 4 * MIB, 4 * MIB + 1, 20 * MIB] {
                 let mut source = bytes(count);
-                let mut buffer: Buffer<u8> = Buffer::on(card, pool, count + 3, queue).unwrap();
-                buffer.write_on(3, &source, queue).unwrap();
+                let mut buffer: Buffer<u8> = Buffer::on(card, pool, count + 3, stream).unwrap();
+                buffer.write_on(3, &source, stream).unwrap();
                 // What was handed over may be changed at once.
                 let sent = source.clone();
                 source.fill(0);
-                card.synchronise(queue).unwrap();
+                card.synchronise(stream).unwrap();
                 let mut back = vec![0; count];
                 buffer.read(3, &mut back).unwrap();
-                assert!(back == sent, "{count} bytes on {queue:?}");
+                assert!(back == sent, "{count} bytes on {stream:?}");
             }
         }
         card.destroy_pool(pool).unwrap();
@@ -198,7 +198,7 @@ struct Products {
 }
 
 impl Products {
-    fn new(card: &Arc<dyn Card>, pool: Pool, number: Number, shape: [usize; 3]) -> Products {
+    fn new(card: &Arc<dyn Card>, pool: Pool, scalar: ScalarType, shape: [usize; 3]) -> Products {
         let [rows, columns, n] = shape;
         let mut numbers = Numbers::new(rows as u64);
         // Sixteenths are exact in every kind.
@@ -206,12 +206,12 @@ impl Products {
             (0..count).map(|_| numbers.below(65) as f32 / 16.0 - 2.0).collect()
         };
         let sources = [some(n * columns), some(rows * columns)];
-        let x = Buffer::of(card, pool, &stored(number, &sources[0])).unwrap();
-        let weights = Buffer::of(card, pool, &stored(number, &sources[1])).unwrap();
+        let x = Buffer::of(card, pool, &stored(scalar, &sources[0])).unwrap();
+        let weights = Buffer::of(card, pool, &stored(scalar, &sources[1])).unwrap();
         let out_stride = rows + 3;
         let out = Buffer::new(card, pool, n * out_stride).unwrap();
         let gemm = Gemm {
-            number,
+            scalar,
             rows,
             columns,
             n,
@@ -229,7 +229,7 @@ impl Products {
     }
 
     fn check(&self) {
-        let Gemm { number, rows, columns, n, out_stride, .. } = self.gemm;
+        let Gemm { scalar, rows, columns, n, out_stride, .. } = self.gemm;
         let got = self.out.to_vec().unwrap();
         for (i, row) in (0..n).flat_map(|i| (0..rows).map(move |row| (i, row))) {
             let [x, weights] = &self.sources;
@@ -240,17 +240,17 @@ impl Products {
             let error = (got - expected).abs() / (1.0 + expected.abs());
             assert!(
                 error < 1e-5,
-                "{number:?} {rows}x{columns}: [{i}][{row}]: {got}, not {expected}"
+                "{scalar:?} {rows}x{columns}: [{i}][{row}]: {got}, not {expected}"
             );
         }
     }
 }
 
-fn stored(number: Number, values: &[f32]) -> Vec<u8> {
-    let each = |value: &f32| match number {
-        Number::F32 => value.to_le_bytes().to_vec(),
-        Number::F16 => half::f16::from_f32(*value).to_le_bytes().to_vec(),
-        Number::BF16 => half::bf16::from_f32(*value).to_le_bytes().to_vec(),
+fn stored(scalar: ScalarType, values: &[f32]) -> Vec<u8> {
+    let each = |value: &f32| match scalar {
+        ScalarType::F32 => value.to_le_bytes().to_vec(),
+        ScalarType::F16 => half::f16::from_f32(*value).to_le_bytes().to_vec(),
+        ScalarType::BF16 => half::bf16::from_f32(*value).to_le_bytes().to_vec(),
     };
     values.iter().flat_map(each).collect()
 }
@@ -259,9 +259,9 @@ fn stored(number: Number, values: &[f32]) -> Vec<u8> {
 fn products_are_right_in_every_kind_of_number() {
     each(|card| {
         let pool = card.create_pool().unwrap();
-        for number in [Number::F32, Number::F16, Number::BF16] {
+        for scalar in [ScalarType::F32, ScalarType::F16, ScalarType::BF16] {
             for shape in [[1, 1, 1], [5, 7, 3], [64, 128, 1], [200, 96, 33], [128, 512, 16]] {
-                let mut products = Products::new(card, pool, number, shape);
+                let mut products = Products::new(card, pool, scalar, shape);
                 products.out.fill(0xff).unwrap();
                 products.run(card).unwrap();
                 products.check();
@@ -272,42 +272,42 @@ fn products_are_right_in_every_kind_of_number() {
 }
 
 #[test]
-fn what_was_recorded_gives_what_was_run() {
+fn a_captured_graph_gives_what_launches_give() {
     each(|card| {
         let pool = card.create_pool().unwrap();
         let mut products: Vec<Products> = [[5, 64, 3], [96, 32, 9]]
-            .map(|shape| Products::new(card, pool, Number::BF16, shape))
+            .map(|shape| Products::new(card, pool, ScalarType::BF16, shape))
             .into();
         products.iter().for_each(|one| one.run(card).unwrap());
         products.iter().for_each(Products::check);
         products.iter_mut().for_each(|one| one.out.fill(0xff).unwrap());
 
         let short: Buffer<u8> = Buffer::new(card, pool, MIB).unwrap();
-        card.begin_recording().unwrap();
+        card.begin_capture().unwrap();
         products.iter().for_each(|one| one.run(card).unwrap());
-        assert!(card.allocate(pool, 1, Queue::Compute).is_err());
+        assert!(card.allocate(pool, 1, Stream::Compute).is_err());
         drop(short);
-        let graph = card.end_recording().unwrap();
-        assert!(card.end_recording().is_err());
+        let graph = card.end_capture().unwrap();
+        assert!(card.end_capture().is_err());
         let untouched = products[0].out.to_vec().unwrap();
-        assert!(untouched.iter().all(|value| value.is_nan()), "recorded, not run");
+        assert!(untouched.iter().all(|value| value.is_nan()), "captured, not run");
 
         for _ in 0..3 {
-            card.replay(graph).unwrap();
+            card.launch_graph(graph).unwrap();
             products.iter().for_each(Products::check);
             products.iter_mut().for_each(|one| one.out.fill(0xff).unwrap());
         }
         // Other inputs at the same addresses.
         for one in &mut products {
             one.sources[0].iter_mut().for_each(|value| *value = -*value);
-            let bytes = stored(Number::BF16, &one.sources[0]);
+            let bytes = stored(ScalarType::BF16, &one.sources[0]);
             one.x.write(0, &bytes).unwrap();
         }
-        card.replay(graph).unwrap();
+        card.launch_graph(graph).unwrap();
         products.iter().for_each(Products::check);
 
-        card.forget(graph).unwrap();
-        assert!(card.replay(graph).is_err());
+        card.destroy_graph(graph).unwrap();
+        assert!(card.launch_graph(graph).is_err());
         drop(products);
         card.destroy_pool(pool).unwrap();
     });
@@ -320,7 +320,7 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
         let pool = card.create_pool().unwrap();
         let mut timer = Timer::new(card).unwrap();
         assert!(timer.read().is_err(), "nothing was marked");
-        let products = Products::new(card, pool, Number::F32, [64, 64, 8]);
+        let products = Products::new(card, pool, ScalarType::F32, [64, 64, 8]);
         // The driver loads what a launch needs when it is launched first.
         products.run(card).unwrap();
         timer.start().unwrap();
@@ -337,14 +337,14 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
         }
 
         let mut inputs = StepInputs::new(card, pool, [100, 4, 4, 0]).unwrap();
-        card.synchronise(Queue::Load).unwrap();
+        card.synchronise(Stream::Load).unwrap();
         for round in 0..20u32 {
             let words: Vec<u32> = (0..100).map(|i| i * 7 + round).collect();
             inputs.write(0, &words).unwrap();
             inputs.fetch(&**card, 0..1).unwrap();
             let view = inputs.section::<u32>(0);
             let mut got = vec![0u8; 400];
-            card.download(view.address(), &mut got, Queue::Compute).unwrap();
+            card.download(view.address(), &mut got, Stream::Compute).unwrap();
             let wanted: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             assert!(got == wanted, "round {round}");
         }
@@ -357,10 +357,10 @@ fn a_timer_takes_the_cards_own_time_and_mapped_memory_is_read_where_it_lies() {
 }
 
 #[test]
-fn a_loader_works_beside_steps_and_recordings() {
+fn a_loader_works_beside_steps_and_captures() {
     each(|card| {
         let pool = card.create_pool().unwrap();
-        let products = Products::new(card, pool, Number::F16, [48, 64, 4]);
+        let products = Products::new(card, pool, ScalarType::F16, [48, 64, 4]);
         products.run(card).unwrap();
         std::thread::scope(|scope| {
             let loader = scope.spawn(|| {
@@ -369,22 +369,22 @@ fn a_loader_works_beside_steps_and_recordings() {
                 for round in 0..20 {
                     let source = bytes(MIB + round);
                     let mut buffer: Buffer<u8> =
-                        Buffer::on(card, pool, source.len(), Queue::Load).unwrap();
-                    buffer.write_on(0, &source, Queue::Load).unwrap();
+                        Buffer::on(card, pool, source.len(), Stream::Load).unwrap();
+                    buffer.write_on(0, &source, Stream::Load).unwrap();
                     let mut back = vec![0; source.len()];
                     let from = buffer.view().address();
-                    card.download(from, &mut back, Queue::Load).unwrap();
+                    card.download(from, &mut back, Stream::Load).unwrap();
                     assert!(back == source);
                 }
                 pool
             });
             for _ in 0..20 {
-                card.begin_recording().unwrap();
+                card.begin_capture().unwrap();
                 products.run(card).unwrap();
-                let graph = card.end_recording().unwrap();
-                card.replay(graph).unwrap();
+                let graph = card.end_capture().unwrap();
+                card.launch_graph(graph).unwrap();
                 products.check();
-                card.forget(graph).unwrap();
+                card.destroy_graph(graph).unwrap();
             }
             card.destroy_pool(loader.join().unwrap()).unwrap();
         });
@@ -410,16 +410,16 @@ fn a_hundred_loads_and_unloads_leave_nothing() {
         let size = if card.properties().emulated { 8 * MIB } else { 64 * MIB };
         let cycle = || {
             let pool = card.create_pool().unwrap();
-            let mut weights: Buffer<u8> = Buffer::on(card, pool, size, Queue::Load).unwrap();
-            weights.write_on(MIB, &source, Queue::Load).unwrap();
-            card.synchronise(Queue::Load).unwrap();
-            let products = Products::new(card, pool, Number::BF16, [32, 64, 2]);
-            card.begin_recording().unwrap();
+            let mut weights: Buffer<u8> = Buffer::on(card, pool, size, Stream::Load).unwrap();
+            weights.write_on(MIB, &source, Stream::Load).unwrap();
+            card.synchronise(Stream::Load).unwrap();
+            let products = Products::new(card, pool, ScalarType::BF16, [32, 64, 2]);
+            card.begin_capture().unwrap();
             products.run(card).unwrap();
-            let graph = card.end_recording().unwrap();
-            card.replay(graph).unwrap();
+            let graph = card.end_capture().unwrap();
+            card.launch_graph(graph).unwrap();
             products.check();
-            card.forget(graph).unwrap();
+            card.destroy_graph(graph).unwrap();
             drop((weights, products));
             card.trim_pool(pool).unwrap();
             assert_eq!(card.pool_usage(pool).unwrap(), Default::default());
@@ -465,8 +465,8 @@ fn every_familys_answers_are_known() {
                 checks.iter().filter(|check| !check.holds()).map(ToString::to_string).collect();
             println!("{name}: {} cases", checks.len());
             assert!(!checks.is_empty() && wrong.is_empty(), "{}", wrong.join("\n"));
-            card.synchronise(Queue::Compute).unwrap();
-            card.synchronise(Queue::Load).unwrap();
+            card.synchronise(Stream::Compute).unwrap();
+            card.synchronise(Stream::Load).unwrap();
             assert_eq!(card.pool_usage(pool).unwrap().used, 0, "{name} keeps memory");
         }
         card.destroy_pool(pool).unwrap();
@@ -622,10 +622,10 @@ mod stand_in {
             let pool = card.create_pool().unwrap();
             let buffer = Buffer::of(&card, pool, &bytes(9 * MIB)).unwrap();
             assert!(buffer.to_vec().unwrap() == bytes(9 * MIB));
-            card.upload(buffer.view().address(), &bytes(MIB), Queue::Load).unwrap();
-            card.begin_recording().unwrap();
-            card.end_recording().unwrap();
-            card.begin_recording().unwrap();
+            card.upload(buffer.view().address(), &bytes(MIB), Stream::Load).unwrap();
+            card.begin_capture().unwrap();
+            card.end_capture().unwrap();
+            card.begin_capture().unwrap();
             drop(buffer);
             std::thread::spawn(move || drop(card)).join().unwrap();
             assert_eq!((stand_in.left)(), 0);
@@ -687,7 +687,7 @@ mod stand_in {
             let pool = card.create_pool().unwrap();
             let mut buffer = Buffer::of(&card, pool, &[1u8; 10]).unwrap();
             stand_in.fail("cuStreamSynchronize", 700);
-            let dead = card.synchronise(Queue::Compute).unwrap_err();
+            let dead = card.synchronise(Stream::Compute).unwrap_err();
             let said = dead.to_string();
             assert!(said.contains("CUDA_ERROR_ILLEGAL_ADDRESS, noticed at: waiting"), "{said}");
             assert_eq!(card.health(), Err(dead.clone()));
@@ -700,8 +700,8 @@ mod stand_in {
             assert_eq!(buffer.write(0, &[1]), Err(dead.clone()));
             assert_eq!(buffer.to_vec(), Err(dead.clone()));
             assert_eq!(buffer.fill(1), Err(dead.clone()));
-            assert_eq!(card.begin_recording(), Err(dead.clone()));
-            assert_eq!(card.end_recording(), Err(dead.clone()));
+            assert_eq!(card.begin_capture(), Err(dead.clone()));
+            assert_eq!(card.end_capture(), Err(dead.clone()));
             // SAFETY: the card is not asked.
             let launched =
                 unsafe { card.launch("any", serin_kernels::cuda::Grid::line(1, 32), &[]) };
@@ -722,7 +722,7 @@ mod stand_in {
                 unsafe { card.launch("nowhere", serin_kernels::cuda::Grid::line(1, 32), &[]) };
             assert_eq!(launched, Ok(()));
             assert_eq!(card.health(), Ok(()));
-            let noticed = card.synchronise(Queue::Compute).unwrap_err();
+            let noticed = card.synchronise(Stream::Compute).unwrap_err();
             assert!(matches!(&noticed, CardError::Dead(why) if why.contains("LAUNCH_FAILED")));
             assert_eq!(card.health(), Err(noticed));
         });
@@ -775,27 +775,27 @@ mod stand_in {
     }
 
     #[test]
-    fn a_recording_that_fails_is_over_and_the_launches_still_run() {
+    fn a_capture_that_fails_is_over_and_the_launches_still_run() {
         only(|stand_in| {
             let card = card();
             let pool = card.create_pool().unwrap();
-            let products = Products::new(&card, pool, Number::F32, [5, 64, 3]);
+            let products = Products::new(&card, pool, ScalarType::F32, [5, 64, 3]);
             let mut other = Buffer::of(&card, pool, &[1u8; 100]).unwrap();
             for call in ["cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cublasGemmEx"] {
-                card.begin_recording().unwrap();
-                assert!(card.begin_recording().is_err());
+                card.begin_capture().unwrap();
+                assert!(card.begin_capture().is_err());
                 stand_in.fail(call, 900);
                 let ran = products.run(&card);
                 assert!(other.write(0, &[2]).is_err() && other.read(0, &mut [0]).is_err());
-                assert!(other.fill(3).is_err() && card.synchronise(Queue::Compute).is_err());
-                other = Buffer::on(&card, pool, 100, Queue::Load).unwrap();
-                let ended = card.end_recording().map(drop);
+                assert!(other.fill(3).is_err() && card.synchronise(Stream::Compute).is_err());
+                other = Buffer::on(&card, pool, 100, Stream::Load).unwrap();
+                let ended = card.end_capture().map(drop);
                 assert!(ran.is_err() || ended.is_err(), "{call}");
                 products.run(&card).unwrap();
                 products.check();
-                card.synchronise(Queue::Load).unwrap();
+                card.synchronise(Stream::Load).unwrap();
                 other.write(0, &[2; 100]).unwrap();
-                card.synchronise(Queue::Compute).unwrap();
+                card.synchronise(Stream::Compute).unwrap();
             }
             drop((products, other));
             card.destroy_pool(pool).unwrap();

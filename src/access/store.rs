@@ -55,12 +55,12 @@ pub enum StoreError {
     },
     /// The new key is asked for something that no key may have.
     #[error("{0}")]
-    Asked(String),
+    InvalidKey(String),
 }
 
 /// When a file was changed last, as far as the system says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
+struct FileStamp {
     inode: u64,
     length: u64,
     changed: (i64, i64),
@@ -71,7 +71,7 @@ struct Seen {
 pub struct KeysFile {
     path: PathBuf,
     /// Of the last reading; `None`: it could not be looked at.
-    seen: Option<Seen>,
+    seen: Option<FileStamp>,
 }
 
 impl KeysFile {
@@ -104,10 +104,12 @@ impl KeysFile {
         (id, bits): ([u8; 4], [u8; 32]),
         now: Timestamp,
     ) -> Result<(Key, Secret), StoreError> {
-        file::check_name(&asked.name).map_err(StoreError::Asked)?;
-        file::check_limits(&asked.limits).map_err(StoreError::Asked)?;
+        file::check_name(&asked.name).map_err(StoreError::InvalidKey)?;
+        file::check_limits(&asked.limits).map_err(StoreError::InvalidKey)?;
         if asked.scopes.is_empty() {
-            return Err(StoreError::Asked("a key needs a scope: --scope inference".to_owned()));
+            return Err(StoreError::InvalidKey(
+                "a key needs a scope: --scope inference".to_owned(),
+            ));
         }
         let text = match self.text() {
             Err(StoreError::Missing(_)) => String::new(),
@@ -125,10 +127,10 @@ impl KeysFile {
         self.replace(&text)
     }
 
-    fn look(&self) -> Option<Seen> {
+    fn look(&self) -> Option<FileStamp> {
         let found = fs::metadata(&self.path).ok()?;
         let changed = (found.ctime(), found.ctime_nsec());
-        Some(Seen { inode: found.ino(), length: found.len(), changed })
+        Some(FileStamp { inode: found.ino(), length: found.len(), changed })
     }
 
     fn text(&self) -> Result<String, StoreError> {

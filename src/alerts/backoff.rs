@@ -34,10 +34,10 @@ impl Default for Schedule {
 impl Schedule {
     /// How long to wait after the `tries`-th failed attempt, or `None` if that was the last. `draw` is
     /// uniform in [0, 1); a delay requested by the receiver is a lower bound.
-    fn wait(&self, tries: u32, wish: Option<Duration>, draw: f64) -> Option<Duration> {
+    fn wait(&self, tries: u32, lower_bound: Option<Duration>, draw: f64) -> Option<Duration> {
         let longest = self.delays.get(tries.checked_sub(1)? as usize)?;
         let drawn = longest.mul_f64(draw.clamp(0.0, 1.0));
-        Some(drawn.max(wish.unwrap_or_default().min(self.longest_retry_after)))
+        Some(drawn.max(lower_bound.unwrap_or_default().min(self.longest_retry_after)))
     }
 }
 
@@ -61,13 +61,14 @@ pub(super) fn judge(
     draw: f64,
     now_unix: u64,
 ) -> AttemptResult {
-    let (why, wish) = match result {
+    let (why, lower_bound) = match result {
         Ok(reply) => match reply.status {
             200..=299 => return AttemptResult::Delivered,
             410 => return AttemptResult::Gone,
             408 | 425 | 429 | 500.. => {
-                let wish = reply.retry_after.as_deref().and_then(|at| retry_after(at, now_unix));
-                (said(reply), wish)
+                let lower_bound =
+                    reply.retry_after.as_deref().and_then(|at| retry_after(at, now_unix));
+                (said(reply), lower_bound)
             }
             300..=399 => {
                 let advice = "redirects are not followed; put the address it leads to into `url`";
@@ -77,8 +78,8 @@ pub(super) fn judge(
         },
         Err(error) => (error.to_string(), None),
     };
-    match schedule.wait(tries, wish, draw) {
-        Some(after) => AttemptResult::Again { after, quiet: wish.is_some(), why },
+    match schedule.wait(tries, lower_bound, draw) {
+        Some(after) => AttemptResult::Again { after, quiet: lower_bound.is_some(), why },
         None => AttemptResult::Failed { why },
     }
 }
@@ -112,28 +113,28 @@ mod tests {
         Ok(Reply { status, retry_after: retry_after.map(str::to_owned), text: String::new() })
     }
 
-    fn fate(status: u16, tries: u32, draw: f64) -> AttemptResult {
+    fn result(status: u16, tries: u32, draw: f64) -> AttemptResult {
         judge(&reply(status, None), tries, &Schedule::default(), draw, NOW)
     }
 
-    fn wait(fate: AttemptResult) -> Duration {
-        let AttemptResult::Again { after, .. } = fate else { panic!("{fate:?} is no retry") };
+    fn wait(result: AttemptResult) -> Duration {
+        let AttemptResult::Again { after, .. } = result else { panic!("{result:?} is no retry") };
         after
     }
 
     #[test]
     fn statuses_are_told_apart() {
         for status in [200, 201, 204, 299] {
-            assert_eq!(fate(status, 1, 0.5), AttemptResult::Delivered, "{status}");
+            assert_eq!(result(status, 1, 0.5), AttemptResult::Delivered, "{status}");
         }
-        assert_eq!(fate(410, 1, 0.5), AttemptResult::Gone);
+        assert_eq!(result(410, 1, 0.5), AttemptResult::Gone);
         for status in [408, 425, 429, 500, 502, 503, 504] {
-            assert!(matches!(fate(status, 1, 0.5), AttemptResult::Again { .. }), "{status}");
+            assert!(matches!(result(status, 1, 0.5), AttemptResult::Again { .. }), "{status}");
         }
         for status in [301, 307, 400, 401, 403, 404, 405, 409, 413, 422] {
-            assert!(matches!(fate(status, 1, 0.5), AttemptResult::Failed { .. }), "{status}");
+            assert!(matches!(result(status, 1, 0.5), AttemptResult::Failed { .. }), "{status}");
         }
-        let AttemptResult::Failed { why } = fate(302, 1, 0.5) else {
+        let AttemptResult::Failed { why } = result(302, 1, 0.5) else {
             panic!("a redirect is a failure")
         };
         assert!(why.contains("status 302") && why.contains("`url`"), "{why}");
@@ -143,11 +144,14 @@ mod tests {
     fn waits_are_drawn_below_a_growing_bound_and_end() {
         let bounds = [1, 5, 30, 120, 600];
         for (tries, bound) in (1..).zip(bounds) {
-            assert_eq!(wait(fate(500, tries, 0.0)), Duration::ZERO);
-            assert_eq!(wait(fate(500, tries, 0.5)), Duration::from_millis(bound * 500));
-            assert!(wait(fate(500, tries, 0.999)) < Duration::from_secs(bound));
+            assert_eq!(wait(result(500, tries, 0.0)), Duration::ZERO);
+            assert_eq!(wait(result(500, tries, 0.5)), Duration::from_millis(bound * 500));
+            assert!(wait(result(500, tries, 0.999)) < Duration::from_secs(bound));
         }
-        assert!(matches!(fate(500, 6, 0.0), AttemptResult::Failed { .. }), "the sixth is the last");
+        assert!(
+            matches!(result(500, 6, 0.0), AttemptResult::Failed { .. }),
+            "the sixth is the last"
+        );
     }
 
     #[test]
@@ -173,10 +177,10 @@ mod tests {
         assert_eq!(after("Tue, 14 Nov 2023 22:14:20 GMT"), Duration::from_secs(60));
         assert_eq!(after("Tue, 14 Nov 2023 22:00:00 GMT"), Duration::from_millis(500), "past");
         assert_eq!(after("soon"), Duration::from_millis(500));
-        let fate = judge(&reply(503, Some("7")), 1, &schedule, 0.0, NOW);
-        assert!(matches!(fate, AttemptResult::Again { quiet: true, .. }));
+        let result = judge(&reply(503, Some("7")), 1, &schedule, 0.0, NOW);
+        assert!(matches!(result, AttemptResult::Again { quiet: true, .. }));
         assert!(matches!(
-            super::tests::fate(503, 1, 0.0),
+            super::tests::result(503, 1, 0.0),
             AttemptResult::Again { quiet: false, .. }
         ));
     }
@@ -185,9 +189,9 @@ mod tests {
     fn the_receivers_words_are_quoted() {
         let text = " bad\nline ".to_owned();
         let reply = Ok(Reply { status: 400, retry_after: None, text });
-        let fate = judge(&reply, 1, &Schedule::default(), 0.0, NOW);
+        let result = judge(&reply, 1, &Schedule::default(), 0.0, NOW);
         assert_eq!(
-            fate,
+            result,
             AttemptResult::Failed { why: r#"status 400, saying "bad\nline""#.to_owned() }
         );
     }

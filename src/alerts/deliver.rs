@@ -56,7 +56,7 @@ pub struct WebhookCounts {
 
 impl WebhookCounts {
     /// The name of each result and how many alerts had it.
-    pub fn fates(&self) -> [(&'static str, u64); 5] {
+    pub fn results(&self) -> [(&'static str, u64); 5] {
         [
             ("sent", self.sent),
             ("retried", self.retried),
@@ -196,8 +196,8 @@ impl Lane {
         item.tries += 1;
         let result = wire.post(self.post(&item, self.clock.unix())).await;
         let draw = rand::random::<f64>();
-        let fate = judge(&result, item.tries, &self.schedule, draw, self.clock.unix());
-        self.settle(item, fate, last);
+        let outcome = judge(&result, item.tries, &self.schedule, draw, self.clock.unix());
+        self.settle(item, outcome, last);
     }
 
     /// The request of one attempt. It has the attempt's time and the alert's id: see the specification's
@@ -222,9 +222,9 @@ impl Lane {
     }
 
     /// Handles the result of an attempt, and logs it.
-    fn settle(&self, item: Item, fate: AttemptResult, last: bool) {
+    fn settle(&self, item: Item, outcome: AttemptResult, last: bool) {
         let (webhook, id, tries) = (self.config.name.as_str(), item.alert.id.clone(), item.tries);
-        match fate {
+        match outcome {
             AttemptResult::Delivered => {
                 self.done(|counts| counts.sent += 1);
                 tracing::debug!(webhook, %id, tries, "alert delivered");
@@ -250,10 +250,10 @@ impl Lane {
     }
 
     /// Counts the end of one alert.
-    fn done(&self, book: impl FnOnce(&mut WebhookCounts)) {
+    fn done(&self, count: impl FnOnce(&mut WebhookCounts)) {
         let mut inbox = self.inbox.lock();
         inbox.counts.waiting = inbox.counts.waiting.saturating_sub(1);
-        book(&mut inbox.counts);
+        count(&mut inbox.counts);
     }
 
     fn again(&self, mut item: Item, after: Duration, quiet: bool) {

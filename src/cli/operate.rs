@@ -10,7 +10,9 @@ use crate::control::{
     ArmPreview, ArmStatus, CrossReadStatus, DeviceStatus, ForecastStatus, Preview, ShadowStatus,
     Status, Unload,
 };
-use crate::http::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
+use crate::http::orders::{
+    LoadRequest, Loaded, OrderRequest, PromoteRequest, RolledBack, WeightRequest,
+};
 use crate::http::page::PageToken;
 use crate::hub;
 use crate::rollout::Expect;
@@ -59,13 +61,13 @@ impl OrderArgs {
     }
 
     /// The order's common part, based on what stands now unless said otherwise.
-    async fn ask(&self, client: &Client) -> Result<OrderAsk, CliError> {
+    async fn request(&self, client: &Client) -> Result<OrderRequest, CliError> {
         let expect = match self.expect {
             Some(expect) => expect,
             None => client.status().await?.revision,
         };
         let (by, reason) = self.author.named();
-        Ok(OrderAsk { dry_run: false, by, reason, expect: Some(expect) })
+        Ok(OrderRequest { dry_run: false, by, reason, expect: Some(expect) })
     }
 }
 
@@ -100,7 +102,7 @@ pub(super) async fn load(
         false => std::path::absolute(path).map_err(CliError::from_text)?,
     };
     let (by, reason) = args.named();
-    let ask = LoadAsk {
+    let request = LoadRequest {
         path: path.display().to_string(),
         retry,
         allow,
@@ -109,7 +111,7 @@ pub(super) async fn load(
         by,
         reason,
     };
-    let loaded: Loaded = args.client().order("/admin/canary/load", &ask).await?;
+    let loaded: Loaded = args.client().order("/admin/canary/load", &request).await?;
     println!("canary {} is loaded and its rollout has begun", sanitize::line(&loaded.version));
     Ok(())
 }
@@ -117,13 +119,13 @@ pub(super) async fn load(
 pub(super) async fn promote(args: &OrderArgs, now: bool, dry_run: bool) -> Result<(), CliError> {
     if dry_run {
         let (by, reason) = args.author.named();
-        let ask = PromoteAsk { now, dry_run, by, reason, expect: args.expect };
-        return preview(args, "/admin/promote", &ask).await;
+        let request = PromoteRequest { now, dry_run, by, reason, expect: args.expect };
+        return preview(args, "/admin/promote", &request).await;
     }
     let client = args.client();
-    let OrderAsk { by, reason, expect, .. } = args.ask(&client).await?;
-    let ask = PromoteAsk { now, dry_run: false, by, reason, expect };
-    let _: Value = client.order("/admin/promote", &ask).await?;
+    let OrderRequest { by, reason, expect, .. } = args.request(&client).await?;
+    let request = PromoteRequest { now, dry_run: false, by, reason, expect };
+    let _: Value = client.order("/admin/promote", &request).await?;
     let text = if now { "is promoted" } else { "will be promoted when this weight's gates pass" };
     println!("the canary {text}");
     Ok(())
@@ -132,11 +134,11 @@ pub(super) async fn promote(args: &OrderArgs, now: bool, dry_run: bool) -> Resul
 /// Needs no revision: stopping is never refused for being late.
 pub(super) async fn rollback(args: &OrderArgs, dry_run: bool) -> Result<(), CliError> {
     let (by, reason) = args.author.named();
-    let ask = OrderAsk { dry_run, by, reason, expect: args.expect };
+    let request = OrderRequest { dry_run, by, reason, expect: args.expect };
     if dry_run {
-        return preview(args, "/admin/rollback", &ask).await;
+        return preview(args, "/admin/rollback", &request).await;
     }
-    let done: RolledBack = args.client().order("/admin/rollback", &ask).await?;
+    let done: RolledBack = args.client().order("/admin/rollback", &request).await?;
     match &done.unload {
         Some(unload) => println!("rolled back; {}", sanitize::line(&unload_text(unload))),
         None if done.version.is_none() => println!("rolled back; its canary is not loaded again"),
@@ -145,8 +147,8 @@ pub(super) async fn rollback(args: &OrderArgs, dry_run: bool) -> Result<(), CliE
     Ok(())
 }
 
-async fn preview(args: &OrderArgs, path: &str, ask: &impl Serialize) -> Result<(), CliError> {
-    let preview: Preview = args.client().order(path, ask).await?;
+async fn preview(args: &OrderArgs, path: &str, request: &impl Serialize) -> Result<(), CliError> {
+    let preview: Preview = args.client().order(path, request).await?;
     print!("{}", sanitize::lines(&preview_text(&preview)));
     Ok(())
 }
@@ -183,17 +185,17 @@ fn leaving_text(arm: &ArmPreview) -> String {
 /// An order without further words; `done` is what to say when it is granted.
 pub(super) async fn plain(args: &OrderArgs, path: &str, done: &str) -> Result<(), CliError> {
     let client = args.client();
-    let ask = args.ask(&client).await?;
-    let _: Value = client.order(path, &ask).await?;
+    let request = args.request(&client).await?;
+    let _: Value = client.order(path, &request).await?;
     println!("{done}");
     Ok(())
 }
 
 pub(super) async fn weight(args: &OrderArgs, percent: u8) -> Result<(), CliError> {
     let client = args.client();
-    let OrderAsk { dry_run, by, reason, expect } = args.ask(&client).await?;
-    let ask = WeightAsk { percent, dry_run, by, reason, expect };
-    let status: Status = client.order("/admin/weight", &ask).await?;
+    let OrderRequest { dry_run, by, reason, expect } = args.request(&client).await?;
+    let request = WeightRequest { percent, dry_run, by, reason, expect };
+    let status: Status = client.order("/admin/weight", &request).await?;
     println!("the canary's weight is {}", weight_text(&status));
     Ok(())
 }

@@ -11,10 +11,10 @@ use super::{CliError, keys, notify, supervise};
 use crate::alerts::Alerts;
 use crate::config::{Config, LedgerConfig};
 use crate::control::{
-    Control, ControlConfig, Life, LoadAsked, PreviousExit, ResumePlan, Start, effective_stable,
+    Control, ControlConfig, Life, LoadOrder, PreviousExit, ResumePlan, Start, effective_stable,
     folder_loader, same_place,
 };
-use crate::device::{Device, DeviceChoice, arena, end};
+use crate::device::{Device, DeviceChoice, arena, fatal_signals};
 use crate::engine::EngineHandle;
 use crate::http::{
     AppState, Intake, Lifecycle, Live, Operators, Phase, Recorder, StableFor, client_app,
@@ -193,8 +193,8 @@ impl Running {
         let Some(path) = config.canary.clone().filter(free) else { return Ok(()) };
         let by = "configuration".to_owned();
         let allow = config.allow_less;
-        let asked = LoadAsked { allow, ..LoadAsked::of(path, by) };
-        if let Err(error) = self.control.load_canary(asked).await {
+        let order = LoadOrder { allow, ..LoadOrder::of(path, by) };
+        if let Err(error) = self.control.load_canary(order).await {
             tracing::error!(alert = true, %error, "the canary is not loaded; stable serves alone");
         }
         Ok(())
@@ -368,7 +368,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<ExitCode, CliError> {
     let ended = running.run_until(signals, &config).await?;
     if ended == Ended::DeviceLost {
         logging::finish();
-        end::at_once(ended.code());
+        fatal_signals::exit_now(ended.code());
     }
     Ok(ExitCode::from(ended.code()))
 }

@@ -6,7 +6,7 @@
 
 use super::logging;
 use crate::config::Config;
-use crate::device::end;
+use crate::device::fatal_signals;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ impl Signals {
         tokio::spawn(async move {
             self.next().await;
             last();
-            end::at_once(CUT_SHORT);
+            fatal_signals::exit_now(CUT_SHORT);
         });
     }
 }

@@ -13,7 +13,7 @@ use super::threads::Threads;
 use super::weights::said;
 use crate::device::{Batch, Row};
 use crate::engine::runner::{Results, check, row_tasks};
-use crate::engine::{Capacity, RunError, Runner, Ticket};
+use crate::engine::{Capacity, PendingStep, RunError, Runner};
 use crate::model::Draw;
 use candle_core::{DType, Device, Result, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -176,7 +176,7 @@ impl Runner for CompatRunner {
         &mut self,
         batch: &Batch,
         draws: &[Draw<'_>],
-    ) -> std::result::Result<Ticket, RunError> {
+    ) -> std::result::Result<PendingStep, RunError> {
         check(batch, &self.capacity())?;
         let (mut results, mut draws) = (Results::default(), draws.iter());
         for row in &batch.rows {
@@ -187,7 +187,7 @@ impl Runner for CompatRunner {
                 results.fail(row, before, &why);
             }
         }
-        Ok(Ticket::done(results.done))
+        Ok(PendingStep::done(results.done))
     }
 
     /// Its rows do not share a step's cost, which the measurement is about.

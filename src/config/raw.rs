@@ -179,7 +179,7 @@ impl Raw {
         let allow_less = self.rollout.allow_less.unwrap_or(false);
         let (policy, device) = (self.rollout.resolve()?, self.engine.device()?);
         let mut engine = self.engine.resolve(load_format, text)?;
-        engine.scheduler.spare_tokens = if policy.reads() { READ_TOKENS } else { 0 };
+        engine.scheduler.reserved_tokens = if policy.reads() { READ_TOKENS } else { 0 };
         Ok(Config {
             listen,
             max_body: match server.max_body.map_or(4 << 20, |b| b.0) {
@@ -347,7 +347,7 @@ impl RawEngine {
             )?,
             max_waiting: positive("engine.max_waiting", self.max_waiting, default.max_waiting)?,
             prefix_cache: self.prefix_cache.unwrap_or(default.prefix_cache),
-            spare_tokens: default.spare_tokens,
+            reserved_tokens: default.reserved_tokens,
         };
         let SchedulerConfig { max_running, max_batch_tokens, .. } = scheduler;
         if max_batch_tokens < max_running {

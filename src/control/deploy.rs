@@ -9,7 +9,7 @@ use super::intake::{self, DeployError, Objection, OpenedModel};
 use super::settings::EngineConfig;
 use super::source::{self, Source, kv_tokens};
 use crate::compat::{self, Opened};
-use crate::device::fit::FitAsk;
+use crate::device::fit::FitRequest;
 use crate::device::{Device, ModelPool, memory};
 use crate::engine::{CardRunner, EngineError, EngineHandle, ModelRunner, Runner, SchedulerConfig};
 use crate::grammar::Grammars;
@@ -177,7 +177,7 @@ fn plan_card(
     let block = plan(1).block_bytes(model);
     let wanted = max_running * model.max_len.div_ceil(config.block_size);
     let wanted = (wanted as u64).min(config.kv_memory / block);
-    let ask = FitAsk {
+    let request = FitRequest {
         weights: card::weight_bytes(weights)?,
         scratch: plan(wanted as usize).scratch_bytes(model),
         block,
@@ -187,7 +187,7 @@ fn plan_card(
         total: pool.card().memory()?.total,
     };
     let dir = weights.path().to_owned();
-    match ask.plan() {
+    match request.plan() {
         Ok(fit) => {
             tracing::info!(model = %dir.display(), "{fit}");
             Ok(plan(fit.blocks as usize))

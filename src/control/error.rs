@@ -1,6 +1,6 @@
 //! Why an order was refused, as a message for operators.
 
-/// Why an operator's wish was not granted. Texts are fit for operators.
+/// Why an operator's order was not carried out. Texts are fit for operators.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
     /// The order is about a canary, and none is in service.

@@ -17,7 +17,7 @@ pub(super) struct LedgerHandle {
 }
 
 impl LedgerHandle {
-    /// A book over a ledger that was just opened, or over none.
+    /// The handle of a ledger that was just opened, or over none.
     pub fn new(ledger: Option<Ledger>, state: State) -> LedgerHandle {
         LedgerHandle { ledger, state: Mutex::new(state) }
     }
@@ -140,7 +140,7 @@ mod tests {
     const BROKEN: &str = "v2:aa:weights";
     const MENDED: &str = "v2:bb:weights";
 
-    fn book(rejected: &str) -> LedgerHandle {
+    fn handle(rejected: &str) -> LedgerHandle {
         let rejection = Rejection {
             digest: rejected.to_owned(),
             reason: "errors".to_owned(),
@@ -167,21 +167,21 @@ mod tests {
 
     #[test]
     fn a_mended_template_is_not_what_was_rejected() {
-        let book = book(BROKEN);
-        assert!(book.rejection(BROKEN).is_some() && book.is_stable(BROKEN));
-        assert!(book.rejection(MENDED).is_none() && !book.is_stable(MENDED));
-        assert_eq!((book.unexplained_ends(BROKEN), book.unexplained_ends(MENDED)), (3, 1));
+        let handle = handle(BROKEN);
+        assert!(handle.rejection(BROKEN).is_some() && handle.is_stable(BROKEN));
+        assert!(handle.rejection(MENDED).is_none() && !handle.is_stable(MENDED));
+        assert_eq!((handle.unexplained_ends(BROKEN), handle.unexplained_ends(MENDED)), (3, 1));
     }
 
     #[test]
     fn what_an_earlier_serin_knew_by_its_weights_is_known_still() {
-        let book = book("weights");
+        let handle = handle("weights");
         for digest in [BROKEN, MENDED, "weights"] {
-            assert_eq!(book.rejection(digest).expect("it is known").digest, "weights");
-            assert!(book.is_stable(digest), "{digest}");
+            assert_eq!(handle.rejection(digest).expect("it is known").digest, "weights");
+            assert!(handle.is_stable(digest), "{digest}");
         }
-        assert!(book.rejection("v2:aa:other").is_none() && !book.is_stable("v2:aa:other"));
-        assert_eq!(book.held_against(BROKEN), [BROKEN, "weights"], "what a pardon has to name");
-        assert_eq!(book.held_against(MENDED), ["weights"]);
+        assert!(handle.rejection("v2:aa:other").is_none() && !handle.is_stable("v2:aa:other"));
+        assert_eq!(handle.held_against(BROKEN), [BROKEN, "weights"], "what a pardon has to name");
+        assert_eq!(handle.held_against(MENDED), ["weights"]);
     }
 }

@@ -1,14 +1,14 @@
 //! A small file next to the ledger that exists while a server runs. It tells the next process how this one ended.
 //!
 //! It contains the boot id, the memory cgroup's count of kills, and the version on trial. On a fatal signal, the
-//! signal's number is written into it (`device::end`). An orderly shutdown removes the file, so a file that is found
+//! signal's number is written into it (`device::fatal_signals`). An orderly shutdown removes the file, so a file that is found
 //! means that the process ended in another way. Its content is kept until the ledger has recorded the consequence
 //! ([`Life::settle`]), so that it is not lost if the new process is killed right after its start. It is never synced to
 //! disk: it has to survive the process, not the machine. It judges nothing; `ledger::after_crash` does.
 //!
 //! A supervisor is also told whether the canary would be blamed for an end at this moment.
 
-use crate::device::end;
+use crate::device::fatal_signals;
 use crate::ledger::{HowEnded, Model};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// What a supervisor is told, a byte each.
+/// What a supervisor is notified of, a byte each.
 pub const CANARY: u8 = b'c';
 /// No canary is on trial: an end from now on is not a canary's.
 pub const ALONE: u8 = b'a';
@@ -117,7 +117,7 @@ impl Life {
     pub fn on_trial(&self, trial: Option<Trial>) {
         let mut kept = self.0.lock();
         let Some(kept) = kept.as_mut().filter(|kept| kept.note.trial != trial) else { return };
-        kept.tell(if trial.is_some() { CANARY } else { ALONE });
+        kept.notify_supervisor(if trial.is_some() { CANARY } else { ALONE });
         kept.note.trial = trial;
         match (&kept.file, &kept.note.trial) {
             (None, Some(_)) => kept.begin(),
@@ -128,7 +128,7 @@ impl Life {
     /// The supervisor is told that what may have ended the process before is not loaded again.
     pub fn dropped(&self) {
         if let Some(kept) = self.0.lock().as_mut() {
-            kept.tell(DROPPED);
+            kept.notify_supervisor(DROPPED);
         }
     }
 
@@ -174,7 +174,7 @@ impl Kept {
         }
     }
 
-    fn tell(&mut self, what: u8) {
+    fn notify_supervisor(&mut self, what: u8) {
         // One that is gone, or does not listen, needs not know.
         let _ = self.supervisor.as_mut().map(|supervisor| supervisor.write(&[what]));
     }
@@ -185,9 +185,9 @@ fn open(path: &Path, note: &Note) -> io::Result<File> {
     // A handler of this process may still write into the one before.
     let _ = fs::remove_file(path);
     let file = File::options().write(true).create_new(true).open(path)?;
-    file.write_all_at(b"00\n", end::AT as u64)?;
+    file.write_all_at(b"00\n", fatal_signals::NUMBER_AT as u64)?;
     write(&file, note)?;
-    end::note_into(file.try_clone()?)?;
+    fatal_signals::note_into(file.try_clone()?)?;
     Ok(file)
 }
 

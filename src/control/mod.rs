@@ -39,7 +39,7 @@ pub use error::ControlError;
 pub use intake::{DeployError, Objection, OpenedModel, look, look_with};
 pub use life::{Life, PreviousExit, Trial};
 pub use notes::{Listener, Note};
-pub use orders::{Asked, LoadAsked, same_place};
+pub use orders::{ConditionalOrder, LoadOrder, same_place};
 pub use preview::{ArmPreview, Preview};
 pub use readings::ReadDevice;
 pub use resume::{ResumePlan, Resuming, Start, effective_stable};
@@ -298,7 +298,7 @@ impl Control {
         if self.policy.reads() { self.policy.cross_read.share } else { 0.0 }
     }
 
-    /// Books what both models have read.
+    /// Records what both models have read.
     pub fn read(&self, reading: Reading) {
         self.feed(Event::Reading(reading));
     }
@@ -308,7 +308,7 @@ impl Control {
         self.routes.read().withdrawn.clone()
     }
 
-    /// Books one request's outcome and acts on what follows from it before returning.
+    /// Records one request's outcome and acts on what follows from it before returning.
     pub fn record(&self, outcome: Outcome) {
         self.feed(Event::Outcome(outcome));
     }
@@ -318,7 +318,7 @@ impl Control {
         self.notes.listen(seen)
     }
 
-    /// Remembers who wrote a reply, for votes on it and for its conversation being asked again.
+    /// Remembers who wrote a reply, for votes on it and for its conversation being regenerated.
     pub fn remember_author(&self, id: String, conversation: u64, assignment: &Assignment) {
         let Assignment { arm, stage, judged, origin, .. } = *assignment;
         let author = Author { arm, stage, judged, origin };
@@ -326,10 +326,11 @@ impl Control {
         self.retries.lock().answered(conversation, author, self.now());
     }
 
-    /// Charges an answer whose conversation is asked again so soon.
-    pub fn asked(&self, conversation: u64) {
+    /// Charges an answer that is regenerated so soon.
+    pub fn regenerated(&self, conversation: u64) {
         let now = self.now();
-        let again = self.retries.lock().asked(conversation, self.deployments.retry_window, now);
+        let again =
+            self.retries.lock().regenerated(conversation, self.deployments.retry_window, now);
         if let Some(Author { arm, stage, judged, origin }) = again {
             metrics::retry(arm);
             if judged {

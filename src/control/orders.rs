@@ -25,9 +25,9 @@ use std::time::Duration;
 /// How long an order waits for the ledger before its giver is told that it still waits.
 const DURABLE_WITHIN: Duration = Duration::from_secs(10);
 
-/// An order and what it was based on.
+/// An order and the revision of the status that it is conditional on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct ConditionalOrder {
     /// The command, with its author and reason.
     pub order: Order,
     /// The revision that the status had when the order was thought of.
@@ -36,7 +36,7 @@ pub struct Asked {
 
 /// A canary to load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LoadAsked {
+pub struct LoadOrder {
     /// A model folder, a GGUF file or an `hf:` reference.
     pub path: PathBuf,
     /// The author, as written to the ledger.
@@ -53,10 +53,10 @@ pub struct LoadAsked {
     pub inherit: bool,
 }
 
-impl LoadAsked {
+impl LoadOrder {
     /// A load as configured, which overrides nothing.
-    pub fn of(path: impl Into<PathBuf>, by: impl Into<String>) -> LoadAsked {
-        LoadAsked { path: path.into(), by: by.into(), ..LoadAsked::default() }
+    pub fn of(path: impl Into<PathBuf>, by: impl Into<String>) -> LoadOrder {
+        LoadOrder { path: path.into(), by: by.into(), ..LoadOrder::default() }
     }
 }
 
@@ -64,10 +64,10 @@ impl Control {
     /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting.
     pub async fn load_canary(
         self: &Arc<Self>,
-        asked: LoadAsked,
+        order: LoadOrder,
     ) -> Result<Arc<Deployment>, ControlError> {
         let control = self.clone();
-        let task = tokio::spawn(async move { control.load_and_start(asked, false).await });
+        let task = tokio::spawn(async move { control.load_and_start(order, false).await });
         task.await.map_err(|e| ControlError::Engine(e.to_string()))?
     }
 
@@ -78,7 +78,7 @@ impl Control {
         reason: Option<String>,
     ) -> Result<Arc<Deployment>, ControlError> {
         let stable = self.routes.read().stable.clone().ok_or(ControlError::NoStable)?;
-        let asked = LoadAsked {
+        let order = LoadOrder {
             path: stable.path.clone(),
             by,
             reason,
@@ -88,23 +88,23 @@ impl Control {
             inherit: stable.inherited,
         };
         let control = self.clone();
-        let task = tokio::spawn(async move { control.load_and_start(asked, true).await });
+        let task = tokio::spawn(async move { control.load_and_start(order, true).await });
         task.await.map_err(|e| ControlError::Engine(e.to_string()))?
     }
 
     async fn load_and_start(
         self: Arc<Self>,
-        asked: LoadAsked,
+        order: LoadOrder,
         self_test: bool,
     ) -> Result<Arc<Deployment>, ControlError> {
-        match self.load_and_begin(&asked, self_test).await {
+        match self.load_and_begin(&order, self_test).await {
             Ok((deployment, done)) => {
                 self.wait(done).await?;
                 Ok(deployment)
             }
             Err(error) => {
-                self.tell_load(&asked, self_test, Err(&error));
-                let entry = load_ordered(&asked, self_test, Err(&error));
+                self.publish_load(&order, self_test, Err(&error));
+                let entry = load_ordered(&order, self_test, Err(&error));
                 self.ledger.note(self.now(), entry);
                 Err(error)
             }
@@ -113,7 +113,7 @@ impl Control {
 
     async fn load_and_begin(
         self: &Arc<Self>,
-        asked: &LoadAsked,
+        order: &LoadOrder,
         self_test: bool,
     ) -> Result<(Arc<Deployment>, Done), ControlError> {
         {
@@ -129,17 +129,17 @@ impl Control {
                 return Err(ControlError::CanaryPresent { version: canary.version.to_string() });
             }
         }
-        if asked.expect.is_some() && !self_test && !self.policy.reads() {
+        if order.expect.is_some() && !self_test && !self.policy.reads() {
             return Err(ControlError::NothingRead);
         }
-        let place = ledger_handle::unread(&asked.path);
-        if let Some(rejection) = self.ledger.rejection(&place).filter(|_| !asked.retry) {
+        let place = ledger_handle::unread(&order.path);
+        if let Some(rejection) = self.ledger.rejection(&place).filter(|_| !order.retry) {
             return Err(ControlError::Load(rejected_before(&rejection)));
         }
         let stable = self.routes.read().stable.clone();
-        let inherit = stable.filter(|_| asked.inherit).map(|stable| stable.defaults.clone());
-        let check = self.load_check(asked, self_test, inherit.clone());
-        let deployment = match self.load(&asked.path, check, inherit).await {
+        let inherit = stable.filter(|_| order.inherit).map(|stable| stable.defaults.clone());
+        let check = self.load_check(order, self_test, inherit.clone());
+        let deployment = match self.load(&order.path, check, inherit).await {
             Ok(deployment) => deployment,
             Err(error) => {
                 if error != ControlError::Loading {
@@ -150,8 +150,8 @@ impl Control {
         };
         self.publish_loaded(Arm::Canary, &deployment);
         let less = self.less(&deployment);
-        let begun = match less.is_empty() || asked.allow {
-            true => self.begin(&deployment, asked, self_test, less),
+        let begun = match less.is_empty() || order.allow {
+            true => self.begin(&deployment, order, self_test, less),
             false => Err(ControlError::Less(less)),
         };
         match begun {
@@ -171,13 +171,13 @@ impl Control {
     }
 
     /// `outcome`: what was allowed, or why it was refused.
-    fn tell_load(
+    fn publish_load(
         &self,
-        asked: &LoadAsked,
+        order: &LoadOrder,
         self_test: bool,
         outcome: Result<&[String], &ControlError>,
     ) {
-        let LoadAsked { path, by, reason, retry, allow, expect, inherit } = asked;
+        let LoadOrder { path, by, reason, retry, allow, expect, inherit } = order;
         let command = if self_test { "self_test" } else { "canary_load" };
         let body = json!({
             "command": command, "path": path, "retry": retry, "allow": allow, "expect": expect, "inherit_defaults": inherit, "by": by,
@@ -202,19 +202,19 @@ impl Control {
     /// is let in is known from then on to be what is being loaded.
     fn load_check(
         self: &Arc<Self>,
-        asked: &LoadAsked,
+        order: &LoadOrder,
         self_test: bool,
         inherit: Option<GenerationDefaults>,
     ) -> LoadCheck {
-        let (control, asked) = (self.clone(), asked.clone());
+        let (control, order) = (self.clone(), order.clone());
         Arc::new(move |candidate| {
             let digest = match &inherit {
                 Some(defaults) => identity::inheriting(candidate.digest, defaults),
                 None => candidate.digest.to_owned(),
             };
-            let objection = control.objection(&asked, Candidate { digest: &digest, ..candidate });
+            let objection = control.objection(&order, Candidate { digest: &digest, ..candidate });
             let control = control.clone();
-            let model = unloaded(&asked.path, &digest);
+            let model = unloaded(&order.path, &digest);
             Box::pin(async move {
                 if let Some(objection) = objection {
                     return Err(objection);
@@ -230,12 +230,12 @@ impl Control {
     }
 
     /// What speaks against an opened canary that the order does not override.
-    fn objection(&self, asked: &LoadAsked, candidate: Candidate<'_>) -> Option<Objection> {
-        let rejection = self.ledger.rejection(candidate.digest).filter(|_| !asked.retry);
+    fn objection(&self, order: &LoadOrder, candidate: Candidate<'_>) -> Option<Objection> {
+        let rejection = self.ledger.rejection(candidate.digest).filter(|_| !order.retry);
         if let Some(rejection) = rejection {
             return Some(Objection::Rejected(rejected_before(&rejection)));
         }
-        let stable = self.routes.read().stable.clone().filter(|_| !asked.allow)?;
+        let stable = self.routes.read().stable.clone().filter(|_| !order.allow)?;
         let less = losses(&Offer::of(&stable), &candidate.offer);
         (!less.is_empty()).then_some(Objection::Less(less))
     }
@@ -243,7 +243,7 @@ impl Control {
     fn begin(
         &self,
         deployment: &Arc<Deployment>,
-        asked: &LoadAsked,
+        order: &LoadOrder,
         self_test: bool,
         less: Vec<String>,
     ) -> Result<Done, ControlError> {
@@ -255,7 +255,7 @@ impl Control {
         }
         let epoch = state.rollout.stage();
         let mut policy = self.policy.clone();
-        policy.cross_read.expect = asked.expect.unwrap_or(policy.cross_read.expect);
+        policy.cross_read.expect = order.expect.unwrap_or(policy.cross_read.expect);
         let mut machine = Rollout::after_epoch(policy.clone(), epoch);
         let event = Event::Start { rollout: rollout.clone(), self_test };
         let now = self.now();
@@ -280,33 +280,33 @@ impl Control {
             stable: model(&stable),
             canary: model(deployment),
         }))];
-        self.tell_load(asked, self_test, Ok(&less));
-        entries.push(load_ordered(asked, self_test, Ok(&less)));
+        self.publish_load(order, self_test, Ok(&less));
+        entries.push(load_ordered(order, self_test, Ok(&less)));
         state.less = less;
         entries.push(Entry::ModelLoaded { arm: Arm::Canary, model: model(deployment) });
-        if asked.retry && !self_test {
-            entries.extend(self.pardon(&deployment.digest, asked));
+        if order.retry && !self_test {
+            entries.extend(self.pardon(&deployment.digest, order));
         }
         Ok(self.act(&mut state, now, Some(&event), actions, entries))
     }
 
     /// What was held against a version and its place is forgotten, if it was rejected.
-    fn pardon(&self, digest: &str, asked: &LoadAsked) -> Vec<Entry> {
-        let both = [digest.to_owned(), ledger_handle::unread(&asked.path)];
+    fn pardon(&self, digest: &str, order: &LoadOrder) -> Vec<Entry> {
+        let both = [digest.to_owned(), ledger_handle::unread(&order.path)];
         if both.iter().all(|one| self.ledger.rejection(one).is_none()) {
             return Vec::new();
         }
         let pardoned = |digest: String| Entry::Pardoned {
             digest,
-            by: asked.by.clone(),
-            reason: asked.reason.clone().unwrap_or_default(),
+            by: order.by.clone(),
+            reason: order.reason.clone().unwrap_or_default(),
         };
         both.iter().flat_map(|one| self.ledger.held_against(one)).map(pardoned).collect()
     }
 
     /// Carries out an order; returns when it is in force and written down.
-    pub async fn order(&self, asked: Asked) -> Result<(), ControlError> {
-        let done = self.give(asked)?;
+    pub async fn order(&self, order: ConditionalOrder) -> Result<(), ControlError> {
+        let done = self.give(order)?;
         self.wait(done).await
     }
 
@@ -324,10 +324,10 @@ impl Control {
             if !resuming {
                 return Err(ControlError::NoCanary);
             }
-            self.order(Asked { order, expect }).await?;
+            self.order(ConditionalOrder { order, expect }).await?;
             return Ok(None);
         };
-        let done = self.give(Asked { order, expect })?;
+        let done = self.give(ConditionalOrder { order, expect })?;
         let unload = self.unload_of(canary.lane).await;
         self.wait(done).await?;
         Ok(unload)
@@ -361,7 +361,10 @@ impl Control {
         Err(ControlError::NotDurable { seconds: DURABLE_WITHIN.as_secs(), why })
     }
 
-    fn give(&self, Asked { order, expect }: Asked) -> Result<Done, ControlError> {
+    fn give(
+        &self,
+        ConditionalOrder { order, expect }: ConditionalOrder,
+    ) -> Result<Done, ControlError> {
         let mut state = self.state.lock();
         let now = self.now();
         let event = Event::Operator(order.clone());
@@ -459,11 +462,11 @@ pub(super) fn unloaded(path: &Path, digest: &str) -> Model {
 
 /// For the ledger: who asked for a canary, and what was allowed or why it was not granted.
 fn load_ordered(
-    asked: &LoadAsked,
+    order: &LoadOrder,
     self_test: bool,
     outcome: Result<&[String], &ControlError>,
 ) -> Entry {
-    let LoadAsked { path, by, reason, retry, .. } = asked.clone();
+    let LoadOrder { path, by, reason, retry, .. } = order.clone();
     let (path, refused) = (path.display().to_string(), outcome.err().map(ToString::to_string));
     let allowed = outcome.unwrap_or_default().to_vec();
     Entry::LoadOrdered { path, by, reason, retry, self_test, allowed, refused }

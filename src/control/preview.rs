@@ -3,7 +3,7 @@
 //! The order is given to a copy of the state machine, so a preview always shows exactly what the order would decide at
 //! this moment. Nothing is recorded and nobody is notified. It decides nothing itself.
 
-use super::{Asked, Control, ControlError, ControlState, Deployment, DeploymentPolicy};
+use super::{ConditionalOrder, Control, ControlError, ControlState, Deployment, DeploymentPolicy};
 use crate::rollout::{Action, Arm, Event, Operator};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -55,7 +55,10 @@ pub struct ArmPreview {
 impl Control {
     /// What an order would do now, or why it would be refused. A revision is not needed; one that is named must
     /// be the present one.
-    pub fn preview(&self, Asked { order, expect }: Asked) -> Result<Preview, ControlError> {
+    pub fn preview(
+        &self,
+        ConditionalOrder { order, expect }: ConditionalOrder,
+    ) -> Result<Preview, ControlError> {
         let state = self.state.lock();
         let no_canary = self.routes.read().canary.is_none() && state.resuming.is_none();
         if order.command == Operator::Rollback && no_canary {

@@ -40,7 +40,12 @@ impl Retries {
 
     /// A conversation is asked: who answered it within `window`, if anybody did. Each answer is charged
     /// once.
-    pub fn asked(&mut self, conversation: u64, window: Duration, now: Duration) -> Option<Author> {
+    pub fn regenerated(
+        &mut self,
+        conversation: u64,
+        window: Duration,
+        now: Duration,
+    ) -> Option<Author> {
         let answer = self.answers.remove(&conversation)?;
         (now.saturating_sub(answer.at) <= window).then_some(answer.author)
     }
@@ -61,21 +66,21 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_asked_again_is_charged_once_to_who_answered_last() {
+    fn a_regenerated_conversation_is_charged_once_to_who_answered_last() {
         let mut retries = Retries::default();
-        assert_eq!(retries.asked(7, WINDOW, at(0)), None);
+        assert_eq!(retries.regenerated(7, WINDOW, at(0)), None);
         retries.answered(7, STABLE, at(1));
         retries.answered(7, CANARY, at(2));
-        assert_eq!(retries.asked(8, WINDOW, at(3)), None);
-        assert_eq!(retries.asked(7, WINDOW, at(3)), Some(CANARY));
-        assert_eq!(retries.asked(7, WINDOW, at(4)), None);
+        assert_eq!(retries.regenerated(8, WINDOW, at(3)), None);
+        assert_eq!(retries.regenerated(7, WINDOW, at(3)), Some(CANARY));
+        assert_eq!(retries.regenerated(7, WINDOW, at(4)), None);
     }
 
     #[test]
     fn long_after_it_is_a_new_question() {
         let mut retries = Retries::default();
         retries.answered(7, CANARY, at(0));
-        assert_eq!(retries.asked(7, WINDOW, at(61)), None);
+        assert_eq!(retries.regenerated(7, WINDOW, at(61)), None);
     }
 
     #[test]
@@ -86,7 +91,7 @@ mod tests {
             retries.answered(KEPT as u64 * 2, STABLE, at(n));
         }
         assert!(retries.order.len() <= KEPT && retries.answers.len() <= KEPT);
-        assert_eq!(retries.asked(9, at(1_000_000), at(0)), None);
-        assert_eq!(retries.asked(KEPT as u64 * 2, WINDOW, at(KEPT as u64 + 9)), Some(STABLE));
+        assert_eq!(retries.regenerated(9, at(1_000_000), at(0)), None);
+        assert_eq!(retries.regenerated(KEPT as u64 * 2, WINDOW, at(KEPT as u64 + 9)), Some(STABLE));
     }
 }

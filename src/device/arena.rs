@@ -184,7 +184,7 @@ enum SlotState {
     Leaked,
 }
 
-/// One slot's books. Free blocks of a class form a list through their first word.
+/// The state of one slot. Free blocks of a class form a list through their first word.
 struct Slot {
     state: SlotState,
     /// Bytes handed out from the start of the slot so far; beyond lies untouched (zero) memory.
@@ -360,12 +360,12 @@ fn arena_alloc(layout: Layout) -> Option<(*mut u8, bool)> {
         return None;
     }
     let slot = CURRENT.try_with(Cell::get).unwrap_or(NO_SLOT);
-    let books = SLOT_TABLE.get(slot)?;
+    let entry = SLOT_TABLE.get(slot)?;
     // What a panic's message and backtrace need is kept by the standard library for ever: it is no model's memory.
     if std::thread::panicking() {
         return None;
     }
-    let (block, zeroed) = lock(books).alloc(slot_start(slot), layout.size())?;
+    let (block, zeroed) = lock(entry).alloc(slot_start(slot), layout.size())?;
     Some((block as *mut u8, zeroed))
 }
 

@@ -93,7 +93,7 @@ impl ModelPool {
 }
 
 impl Drop for ModelPool {
-    /// A load that failed on its way: on a loader's thread, perhaps while the executor records a graph.
+    /// A load that failed on its way: on a loader's thread, perhaps while the executor captures a graph.
     fn drop(&mut self) {
         if !self.closed && self.card.enter().is_ok() {
             self.give_back();

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// What a model wants. Bytes, unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FitAsk {
+pub struct FitRequest {
     /// The model's weights on the card.
     pub weights: u64,
     /// All that a step needs beside weights and cache.
@@ -29,7 +29,7 @@ pub struct FitAsk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FitPlan {
     /// What was asked for.
-    pub ask: FitAsk,
+    pub request: FitRequest,
     /// KV blocks granted.
     pub blocks: u64,
     /// Left free for the driver and for other programs.
@@ -40,8 +40,8 @@ pub struct FitPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "weights {} MiB + least KV cache {} MiB + scratch {} MiB + reserve {} MiB are {} MiB more than the {} MiB free; lower engine.max_batch_tokens or engine.max_running, free memory on the device, or take a smaller or quantised model",
-    mib(.0.ask.weights), mib(.0.least_cache()), mib(.0.ask.scratch), mib(.0.reserve), mib(.0.missing()),
-    mib(.0.ask.free)
+    mib(.0.request.weights), mib(.0.least_cache()), mib(.0.request.scratch), mib(.0.reserve), mib(.0.missing()),
+    mib(.0.request.free)
 )]
 pub struct NoFit(FitPlan);
 
@@ -49,7 +49,7 @@ pub struct NoFit(FitPlan);
 const LEAST_RESERVE: u64 = 256 << 20;
 const RESERVE_SHARE: u64 = 32;
 
-impl FitAsk {
+impl FitRequest {
     /// Grants as many of the wanted blocks as there is room for.
     pub fn plan(self) -> Result<FitPlan, NoFit> {
         // A tiny card (an emulated one) would otherwise be all reserve.
@@ -57,7 +57,7 @@ impl FitAsk {
         let room = self.free.checked_sub(reserve).and_then(|rest| rest.checked_sub(self.weights));
         let room = room.and_then(|rest| rest.checked_sub(self.scratch));
         let blocks = room.map_or(0, |room| room / self.block.max(1)).min(self.blocks_wanted);
-        let plan = FitPlan { ask: self, blocks, reserve };
+        let plan = FitPlan { request: self, blocks, reserve };
         match room.is_some() && blocks >= self.blocks_least.max(1) {
             true => Ok(plan),
             false => Err(NoFit(plan)),
@@ -68,29 +68,29 @@ impl FitAsk {
 impl FitPlan {
     /// Bytes of the KV blocks granted.
     pub fn cache(&self) -> u64 {
-        self.blocks.saturating_mul(self.ask.block)
+        self.blocks.saturating_mul(self.request.block)
     }
 
     /// Free once the model is loaded.
     pub fn free_after(&self) -> u64 {
-        self.ask.free - self.ask.weights - self.cache() - self.ask.scratch
+        self.request.free - self.request.weights - self.cache() - self.request.scratch
     }
 
     /// Whether the cache is smaller than was asked for.
     pub fn shrunk(&self) -> bool {
-        self.blocks < self.ask.blocks_wanted
+        self.blocks < self.request.blocks_wanted
     }
 
     fn least_cache(&self) -> u64 {
-        self.ask.blocks_least.max(1).saturating_mul(self.ask.block)
+        self.request.blocks_least.max(1).saturating_mul(self.request.block)
     }
 
     fn missing(&self) -> u64 {
-        let parts = [self.ask.weights, self.least_cache(), self.ask.scratch, self.reserve];
+        let parts = [self.request.weights, self.least_cache(), self.request.scratch, self.reserve];
         parts
             .iter()
             .fold(0, |sum: u64, part| sum.saturating_add(*part))
-            .saturating_sub(self.ask.free)
+            .saturating_sub(self.request.free)
     }
 }
 
@@ -99,15 +99,15 @@ impl fmt::Display for FitPlan {
         write!(
             f,
             "weights {} MiB + KV cache {} MiB ({} blocks{}) + scratch {} MiB of {} MiB free; {} MiB stay free",
-            mib(self.ask.weights),
+            mib(self.request.weights),
             mib(self.cache()),
             self.blocks,
             match self.shrunk() {
-                true => format!(" of {} asked for", self.ask.blocks_wanted),
+                true => format!(" of {} asked for", self.request.blocks_wanted),
                 false => String::new(),
             },
-            mib(self.ask.scratch),
-            mib(self.ask.free),
+            mib(self.request.scratch),
+            mib(self.request.free),
             mib(self.free_after())
         )
     }
@@ -122,10 +122,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn ask() -> impl Strategy<Value = FitAsk> {
+    fn request() -> impl Strategy<Value = FitRequest> {
         let size = || prop_oneof![0..1u64 << 20, 0..1u64 << 36, 0..=u64::MAX];
         (size(), size(), 1..1u64 << 24, 0..1u64 << 40, 0..64u64, size(), size()).prop_map(
-            |(weights, scratch, block, wanted, least, a, b)| FitAsk {
+            |(weights, scratch, block, wanted, least, a, b)| FitRequest {
                 weights,
                 scratch,
                 block,
@@ -139,26 +139,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_granted_is_there_and_no_less_than_the_least(ask in ask(), more in 0..1u64 << 40) {
-            match ask.plan() {
+        fn what_is_granted_is_there_and_no_less_than_the_least(request in request(), more in 0..1u64 << 40) {
+            match request.plan() {
                 Ok(plan) => {
-                    let all = ask.weights + plan.cache() + ask.scratch + plan.reserve;
-                    prop_assert!(all <= ask.free);
+                    let all = request.weights + plan.cache() + request.scratch + plan.reserve;
+                    prop_assert!(all <= request.free);
                     prop_assert!(plan.free_after() >= plan.reserve);
-                    prop_assert!((ask.blocks_least.max(1)..=ask.blocks_wanted).contains(&plan.blocks));
+                    prop_assert!((request.blocks_least.max(1)..=request.blocks_wanted).contains(&plan.blocks));
                     let room = plan.free_after() - plan.reserve;
-                    prop_assert!(!plan.shrunk() || room < ask.block, "another block would fit");
-                    let wider = FitAsk { free: ask.free.saturating_add(more), ..ask };
+                    prop_assert!(!plan.shrunk() || room < request.block, "another block would fit");
+                    let wider = FitRequest { free: request.free.saturating_add(more), ..request };
                     prop_assert!(wider.plan().is_ok_and(|wider| wider.blocks >= plan.blocks));
                     prop_assert!(plan.to_string().contains("MiB free"));
                 }
                 Err(no) => {
                     let text = no.to_string();
                     prop_assert!(text.contains("weights") && text.contains("max_running"), "{}", text);
-                    let least = ask.blocks_least.max(1) as u128 * u128::from(ask.block);
-                    let needed = u128::from(ask.weights) + u128::from(ask.scratch) + least;
-                    prop_assert!(needed + u128::from(no.0.reserve) > u128::from(ask.free)
-                        || ask.blocks_wanted == 0);
+                    let least = request.blocks_least.max(1) as u128 * u128::from(request.block);
+                    let needed = u128::from(request.weights) + u128::from(request.scratch) + least;
+                    prop_assert!(needed + u128::from(no.0.reserve) > u128::from(request.free)
+                        || request.blocks_wanted == 0);
                 }
             }
         }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn a_later_models_cache_shrinks_before_it_is_refused() {
         let gib = 1 << 30;
-        let ask = FitAsk {
+        let request = FitRequest {
             weights: 5 * gib,
             scratch: gib / 2,
             block: 2 << 20,
@@ -176,10 +176,10 @@ mod tests {
             free: 20 * gib,
             total: 24 * gib,
         };
-        assert!(!ask.plan().unwrap().shrunk());
-        let tight = FitAsk { free: 7 * gib, ..ask }.plan().unwrap();
+        assert!(!request.plan().unwrap().shrunk());
+        let tight = FitRequest { free: 7 * gib, ..request }.plan().unwrap();
         assert!(tight.shrunk() && tight.blocks >= 300, "{tight}");
-        let text = FitAsk { free: 6 * gib, ..ask }.plan().unwrap_err().to_string();
+        let text = FitRequest { free: 6 * gib, ..request }.plan().unwrap_err().to_string();
         assert!(
             text.contains("weights 5120 MiB") && text.contains("more than the 6144 MiB"),
             "{text}"

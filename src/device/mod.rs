@@ -6,7 +6,7 @@
 pub mod arena;
 pub mod card;
 pub mod choose;
-pub mod end;
+pub mod fatal_signals;
 pub mod files;
 pub mod fit;
 pub mod memory;

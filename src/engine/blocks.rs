@@ -24,13 +24,13 @@ pub struct BlockPool {
     caching: bool,
     free: Vec<u32>,
     /// For each block, the number of tables that contain it.
-    holders: Vec<u32>,
+    ref_counts: Vec<u32>,
     /// Evictable blocks: cached, and in no table.
     evictable: Lru,
     index: PrefixIndex,
     evictions: u64,
-    /// Blocks that are not left to the cache.
-    spare: usize,
+    /// Blocks that the cache leaves free: its low watermark.
+    reserved: usize,
 }
 
 impl BlockPool {
@@ -42,18 +42,18 @@ impl BlockPool {
             caching,
             // Popped from the end: low numbers first, so that a small load touches few pages.
             free: (0..total as u32).rev().collect(),
-            holders: vec![0; total],
+            ref_counts: vec![0; total],
             evictable: Lru::new(indexed),
             index: PrefixIndex::new(indexed, block_size),
             evictions: 0,
-            spare: 0,
+            reserved: 0,
         }
     }
 
-    /// From now on, evicts rather than leave fewer than `spare` blocks free to the cache. Sequences may still take
+    /// From now on, evicts rather than leave fewer than `reserved` blocks free to the cache. Sequences may still take
     /// all.
-    pub fn keep_free(self, spare: usize) -> BlockPool {
-        BlockPool { spare, ..self }
+    pub fn keep_free(self, reserved: usize) -> BlockPool {
+        BlockPool { reserved, ..self }
     }
 
     /// Blocks that a sequence may take: without evicting any if it is in the background.
@@ -73,7 +73,7 @@ impl BlockPool {
 
     /// Number of blocks, whether referenced, evictable or free.
     pub fn total(&self) -> usize {
-        self.holders.len()
+        self.ref_counts.len()
     }
 
     /// Blocks that can be allocated now, including evictable ones.
@@ -111,13 +111,13 @@ impl BlockPool {
             return None;
         }
         self.index.find_all(prefix, table);
-        let evictable = table.iter().filter(|block| self.holders[**block as usize] == 0).count();
+        let evictable = table.iter().filter(|block| self.ref_counts[**block as usize] == 0).count();
         let hits = table.len();
         if blocks.saturating_sub(hits) > most.min(self.free() - evictable) {
             table.clear();
             return None;
         }
-        table.iter().for_each(|block| self.lend(*block));
+        table.iter().for_each(|block| self.reference(*block));
         self.grow(table, blocks, most);
         Some(hits)
     }
@@ -131,7 +131,7 @@ impl BlockPool {
         }
         for _ in 0..needed {
             let Some(block) = self.free.pop().or_else(|| self.evict()) else { return false };
-            self.holders[block as usize] = 1;
+            self.ref_counts[block as usize] = 1;
             table.push(block);
         }
         true
@@ -151,19 +151,19 @@ impl BlockPool {
         let key = prefix.key(at, parent, self.block_size);
         let own = table[at];
         match self.index.find(&key) {
-            Some(known) if known == own => {}
-            Some(known) => {
-                self.lend(known);
-                table[at] = known;
-                self.give_back(own);
+            Some(cached) if cached == own => {}
+            Some(cached) => {
+                self.reference(cached);
+                table[at] = cached;
+                self.release_block(own);
             }
             None => {
                 debug_assert_eq!(
-                    self.holders[own as usize], 1,
+                    self.ref_counts[own as usize], 1,
                     "block {own} is not its writer's own"
                 );
                 if let Some(displaced) = self.index.insert(own, &key) {
-                    self.unknown(displaced);
+                    self.uncache(displaced);
                 }
             }
         }
@@ -171,36 +171,36 @@ impl BlockPool {
 
     /// Removes a table's blocks from the prefix cache: their contents must not be reused. Sequences that
     /// share them keep them.
-    pub fn forget(&mut self, table: &[u32]) {
+    pub fn invalidate(&mut self, table: &[u32]) {
         table.iter().for_each(|block| self.index.remove(*block));
     }
 
     /// Releases all blocks of a table, the last one first.
     pub fn release(&mut self, table: &mut Vec<u32>) {
         for block in table.drain(..).rev() {
-            self.give_back(block);
+            self.release_block(block);
         }
     }
 
-    fn lend(&mut self, block: u32) {
-        let holders = &mut self.holders[block as usize];
-        if *holders == 0 {
+    fn reference(&mut self, block: u32) {
+        let count = &mut self.ref_counts[block as usize];
+        if *count == 0 {
             self.evictable.remove(block);
         }
-        *holders += 1;
+        *count += 1;
     }
 
-    fn give_back(&mut self, block: u32) {
-        let holders = &mut self.holders[block as usize];
-        debug_assert!(*holders > 0, "block {block} was not referenced");
-        *holders = holders.saturating_sub(1);
-        if *holders > 0 {
+    fn release_block(&mut self, block: u32) {
+        let count = &mut self.ref_counts[block as usize];
+        debug_assert!(*count > 0, "block {block} was not referenced");
+        *count = count.saturating_sub(1);
+        if *count > 0 {
             return;
         }
         match self.index.serial(block) {
             Some(_) => {
                 self.evictable.push(block);
-                while self.free.len() < self.spare {
+                while self.free.len() < self.reserved {
                     let Some(evicted) = self.evict() else { return };
                     self.free.push(evicted);
                 }
@@ -218,8 +218,8 @@ impl BlockPool {
     }
 
     /// Removes a block from the prefix cache. If no table contains it, it becomes free.
-    fn unknown(&mut self, block: u32) {
-        if self.holders[block as usize] == 0 {
+    fn uncache(&mut self, block: u32) {
+        if self.ref_counts[block as usize] == 0 {
             self.evictable.remove(block);
             self.free.push(block);
         }

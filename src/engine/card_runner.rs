@@ -14,7 +14,7 @@
 //! long launching took.
 
 use super::runner::{
-    Capacity, Finished, Progress, Results, RowTask, RunError, Runner, Sampled, Ticket, check,
+    Capacity, Finished, PendingStep, Progress, Results, RowTask, RunError, Runner, Sampled, check,
     row_tasks,
 };
 use crate::device::{Batch, CardReport, CardUsage};
@@ -29,15 +29,15 @@ use std::time::Duration;
 /// The runner over a [`CardDecoder`].
 pub struct CardRunner {
     decoder: CardDecoder,
-    told: Told,
+    inputs: SamplingInputs,
     /// Which places for a step's inputs and results have a step in flight. One that needs the host is not listed:
     /// nothing is enqueued before it is finished.
     taken: [bool; PLACES],
 }
 
-/// What the GPU kernel is told about sampling the rows of a step.
+/// The inputs of the GPU kernel that samples the rows of a step.
 #[derive(Debug, Default)]
-struct Told {
+struct SamplingInputs {
     /// One for each row.
     params: Vec<RowParams>,
     /// The edits of all rows.
@@ -60,7 +60,7 @@ enum Source {
 impl CardRunner {
     /// A runner for a decoder whose weights are already on the GPU.
     pub fn new(decoder: CardDecoder) -> CardRunner {
-        CardRunner { decoder, told: Told::default(), taken: [false; PLACES] }
+        CardRunner { decoder, inputs: SamplingInputs::default(), taken: [false; PLACES] }
     }
 }
 
@@ -81,23 +81,23 @@ impl Runner for CardRunner {
         plan.blocks as u64 * plan.block_bytes(self.decoder.config())
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         check(batch, &self.capacity())?;
         let begun = self.begin(batch, draws).inspect_err(|_| self.decoder.wait());
         let progress = begun.map_err(failed)?;
         if let Progress::Draws { place, .. } = &progress {
             self.taken[*place] = true;
         }
-        Ok(Ticket(progress))
+        Ok(PendingStep(progress))
     }
 
     fn finish(
         &mut self,
-        ticket: Ticket,
+        pending: PendingStep,
         batch: &Batch,
         draws: &[Draw<'_>],
     ) -> Result<Finished, RunError> {
-        let ended = self.end(ticket.0, batch, draws).inspect_err(|_| self.decoder.wait());
+        let ended = self.end(pending.0, batch, draws).inspect_err(|_| self.decoder.wait());
         let (results, device_time) = ended.map_err(failed)?;
         Ok(Finished { results, device_time: Some(device_time) })
     }
@@ -144,8 +144,8 @@ impl CardRunner {
             self.decoder.decode_logits(batch)?;
             Progress::Logits
         } else if drawn && decodes {
-            self.tell(&row_tasks);
-            self.decoder.decode(batch, &self.told.params, &self.told.edits, logprobs)?;
+            self.set_inputs(&row_tasks);
+            self.decoder.decode(batch, &self.inputs.params, &self.inputs.edits, logprobs)?;
             on_its_own
         } else {
             self.decoder.forward(batch)?;
@@ -167,8 +167,8 @@ impl CardRunner {
             return Ok(());
         }
         self.decoder.head(0, row_tasks.len())?;
-        self.tell(row_tasks);
-        self.decoder.sample(&self.told.params, &self.told.edits, &[], logprobs)
+        self.set_inputs(row_tasks);
+        self.decoder.sample(&self.inputs.params, &self.inputs.edits, &[], logprobs)
     }
 
     /// Waits for the rest of a step; returns its results and its time on the GPU.
@@ -226,7 +226,7 @@ impl CardRunner {
         row_tasks: Vec<RowTask<'_>>,
         results: &mut Results,
     ) -> Result<(), CardError> {
-        let mut sources = self.tell(&row_tasks);
+        let mut sources = self.set_inputs(&row_tasks);
         for (row, source) in sources.iter_mut().enumerate() {
             if let Source::Host(logits) = source {
                 logits.resize(self.decoder.config().vocab, 0.0);
@@ -236,7 +236,7 @@ impl CardRunner {
         let rows: Vec<Option<u8>> = row_tasks.iter().map(reported).collect();
         let drawn = match sources.iter().any(|source| matches!(source, Source::Card)) {
             true => {
-                let Told { params, edits, masks } = &self.told;
+                let SamplingInputs { params, edits, masks } = &self.inputs;
                 self.decoder.sample(params, edits, masks, rows.iter().any(Option::is_some))?;
                 self.decoder.wait_for_ids()?;
                 self.sampled(self.decoder.place(), &rows)?
@@ -267,24 +267,24 @@ impl CardRunner {
     }
 
     /// The sampling parameters of each row for the GPU; rows that it does not sample get the cheapest ones.
-    fn tell(&mut self, row_tasks: &[RowTask<'_>]) -> Vec<Source> {
+    fn set_inputs(&mut self, row_tasks: &[RowTask<'_>]) -> Vec<Source> {
         let (mut room, vocab) = (self.decoder.edit_room(), self.decoder.config().vocab);
-        self.told.clear();
-        let told = &mut self.told;
-        let tell = |task: &RowTask<'_>| match task {
+        self.inputs.clear();
+        let inputs = &mut self.inputs;
+        let source = |task: &RowTask<'_>| match task {
             RowTask::Sample(draw) if draws_on_card(task, &mut room) => {
-                told.add(draw, vocab).map_or_else(Source::Nowhere, |()| Source::Card)
+                inputs.add(draw, vocab).map_or_else(Source::Nowhere, |()| Source::Card)
             }
             _ => {
-                told.add_cheapest();
+                inputs.add_cheapest();
                 Source::Host(Vec::new())
             }
         };
-        row_tasks.iter().map(tell).collect()
+        row_tasks.iter().map(source).collect()
     }
 }
 
-impl Told {
+impl SamplingInputs {
     fn clear(&mut self) {
         self.params.clear();
         self.edits.clear();

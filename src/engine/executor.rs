@@ -7,7 +7,7 @@
 //! never waits for the host. It is not enqueued earlier, because a request that arrives in between would miss the step.
 
 use super::UnloadReport;
-use super::lane::{Begun, Draining, Lane, LaneId, LaneStats, StepFault, Turn};
+use super::lane::{Draining, Lane, LaneId, LaneStats, StepFault, StepStart, Turn};
 use super::request::{Fault, Refusal, SeqEvent, SeqRequest};
 use super::runner::Runner;
 use super::scheduler::SchedulerConfig;
@@ -239,13 +239,13 @@ impl Executor {
         let lane = &mut self.lanes[index];
         let id = lane.id;
         let begun = lane.begin(turn, Instant::now);
-        if begun == Begun::Nothing {
+        if begun == StepStart::Nothing {
             return false;
         }
         lane.place.stepped();
         self.last = index;
         self.unmatched += 1;
-        if let Begun::Failed(fault) = begun {
+        if let StepStart::Failed(fault) = begun {
             fault.into_iter().for_each(|fault| self.report(id, fault));
             return turn != Turn::Ahead;
         }
@@ -292,7 +292,7 @@ impl Executor {
         self.in_flight.clear();
         let (fault, now) = (Fault::DeviceLost(what), Instant::now());
         for lane in &mut self.lanes {
-            lane.give_up(&fault, now);
+            lane.shut_down(&fault, now);
             lane.draining = None;
         }
     }

@@ -3,7 +3,7 @@
 //! It generates the scripted tokens, takes the scripted time, and fails where the script says so. It gets the
 //! same batches as a real runner, but holds no weights.
 
-use super::runner::{Capacity, RunError, Runner, Sampled, Ticket};
+use super::runner::{Capacity, PendingStep, RunError, Runner, Sampled};
 use crate::device::{Batch, Row};
 use crate::model::{Draw, Logprobs, Score, sampler};
 use std::time::Duration;
@@ -100,7 +100,7 @@ impl Runner for FakeRunner {
         false
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         if !self.script.step_time.is_zero() {
             std::thread::sleep(self.script.step_time);
         }
@@ -118,7 +118,7 @@ impl Runner for FakeRunner {
             return Err(RunError::Step("scripted failure".into()));
         }
         let rows = batch.rows.iter().filter(|row| row.wanted() > 0).zip(draws);
-        Ok(Ticket::done(rows.flat_map(|(row, draw)| self.script.results(row, draw)).collect()))
+        Ok(PendingStep::done(rows.flat_map(|(row, draw)| self.script.results(row, draw)).collect()))
     }
 }
 

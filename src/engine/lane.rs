@@ -235,7 +235,7 @@ impl Lane {
     }
 
     /// Ends all sequences; the lane runs nothing more.
-    pub fn give_up(&mut self, fault: &Fault, at: Instant) {
+    pub fn shut_down(&mut self, fault: &Fault, at: Instant) {
         self.failed = true;
         self.steps.abandon();
         self.stats.0.lock().failed = true;
@@ -322,4 +322,4 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod card_tests;
 mod steps;
-pub(super) use steps::{Begun, Turn};
+pub(super) use steps::{StepStart, Turn};

@@ -32,7 +32,7 @@ pub use executor::EngineFault;
 pub use handle::{EngineError, EngineHandle, Loaded};
 pub use lane::{LaneFigures, LaneId, LaneStats, UnloadReport};
 pub use request::{Fault, FinishReason, Refusal, SeqEvent, SeqRequest, Timings};
-pub use runner::{Capacity, Finished, ModelRunner, RunError, Runner, Sampled, Ticket};
+pub use runner::{Capacity, Finished, ModelRunner, PendingStep, RunError, Runner, Sampled};
 pub use scheduler::SchedulerConfig;
 pub(crate) use turns::LEAST_SHARE;
 pub use work::{CostModel, Load, Step, Work};

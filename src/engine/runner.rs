@@ -73,7 +73,7 @@ pub enum RunError {
 
 /// A step that has been enqueued but not finished.
 #[derive(Debug)]
-pub struct Ticket(pub(super) Progress);
+pub struct PendingStep(pub(super) Progress);
 
 /// The state of a step when [`Runner::enqueue`] returns.
 #[derive(Debug)]
@@ -89,10 +89,10 @@ pub(super) enum Progress {
     Layers,
 }
 
-impl Ticket {
+impl PendingStep {
     /// For a runner that has already computed the step.
-    pub fn done(results: Vec<Sampled>) -> Ticket {
-        Ticket(Progress::Done(results))
+    pub fn done(results: Vec<Sampled>) -> PendingStep {
+        PendingStep(Progress::Done(results))
     }
 
     /// Whether the device computes the rest of the step without the host. Until it is finished, other runners may
@@ -112,28 +112,28 @@ pub struct Finished {
 }
 
 /// Runs the steps of one loaded model. Each is finished before the next is enqueued, except that one step may be
-/// enqueued ahead of a ticket that [`Ticket::is_on_its_own`], if it consists of rows with [`Row::drawn`].
+/// enqueued ahead of a step that [`PendingStep::is_on_its_own`], if it consists of rows with [`Row::drawn`].
 pub trait Runner: Send {
     /// The limits of the model and of its KV cache; they never change.
     fn capacity(&self) -> Capacity;
 
     /// Begins to compute the batch. A device with its own queue returns long before the step is done. `draws`
     /// has one entry for each row that yields a result.
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError>;
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError>;
 
     /// Waits for the oldest step that is not finished. The batch is that of `enqueue`, and so are the draws, unless the
-    /// ticket is on its own: then they are not looked at. Any error shows here at the latest.
+    /// step is on its own: then they are not looked at. Any error shows here at the latest.
     /// In row order, a row with `scored` tokens yields one `Scores`, and a row with `sample` one `Token`
     /// (after its scores, if it has both).
     fn finish(
         &mut self,
-        ticket: Ticket,
+        pending: PendingStep,
         _batch: &Batch,
         _draws: &[Draw<'_>],
     ) -> Result<Finished, RunError> {
-        match ticket.0 {
+        match pending.0 {
             Progress::Done(results) => Ok(Finished { results, device_time: None }),
-            other => Err(RunError::Step(format!("a ticket of another runner: {other:?}"))),
+            other => Err(RunError::Step(format!("a step of another runner: {other:?}"))),
         }
     }
 
@@ -196,7 +196,7 @@ impl Runner for ModelRunner {
         self.decoder.kv_bytes() as u64
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         check(batch, &self.capacity())?;
         let states = self.decoder.forward(batch);
         let mut results = Results::default();
@@ -209,7 +209,7 @@ impl Runner for ModelRunner {
                 results.take(logits, task);
             }
         }
-        Ok(Ticket::done(results.done))
+        Ok(PendingStep::done(results.done))
     }
 }
 

@@ -40,7 +40,7 @@ pub struct SchedulerConfig {
     pub prefix_cache: bool,
     /// Longest background sequence, in tokens: the prefix cache leaves its KV blocks free, but at most an eighth of
     /// all. Other sequences may take them.
-    pub spare_tokens: usize,
+    pub reserved_tokens: usize,
 }
 
 impl Default for SchedulerConfig {
@@ -50,7 +50,7 @@ impl Default for SchedulerConfig {
             max_batch_tokens: 512,
             max_waiting: 256,
             prefix_cache: true,
-            spare_tokens: 0,
+            reserved_tokens: 0,
         }
     }
 }
@@ -76,14 +76,14 @@ pub struct Totals {
 /// What the results of a step mean for a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SequenceResult {
-    GoesOn,
+    Continue,
     /// It has to be recomputed from its first token.
-    StartsOver,
+    Recompute,
     Ended,
-    /// Ended with NaN logits.
-    Spoilt,
+    /// Ended with logits that are NaN or infinite.
+    NonFiniteLogits,
     /// Ended because the step did not yield the expected result, or its guide failed.
-    Lost,
+    Failed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,12 +119,13 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig, capacity: Capacity) -> Scheduler {
         let max_batch_tokens = config.max_batch_tokens.max(config.max_running);
         let config = SchedulerConfig { max_batch_tokens, ..config };
-        let spare = config.spare_tokens.div_ceil(capacity.block_size).min(capacity.blocks / 8);
+        let reserved =
+            config.reserved_tokens.div_ceil(capacity.block_size).min(capacity.blocks / 8);
         Scheduler {
             config,
             capacity,
             blocks: BlockPool::new(capacity.blocks, capacity.block_size, config.prefix_cache)
-                .keep_free(spare),
+                .keep_free(reserved),
             waiting: VecDeque::new(),
             running: Vec::new(),
             step: Vec::new(),
@@ -314,14 +315,14 @@ impl Scheduler {
             self.running[index].charge(step, len);
             self.running[index].computed += len;
             self.totals.tokens_prefilled += if len > 1 { len as u64 } else { 0 };
-            let mut fate = SequenceResult::GoesOn;
+            let mut outcome = SequenceResult::Continue;
             for _ in 0..due {
                 let result = results.next();
-                if fate == SequenceResult::GoesOn {
-                    fate = self.book(index, result, now);
+                if outcome == SequenceResult::Continue {
+                    outcome = self.apply_result(index, result, now);
                 }
             }
-            if self.settle(index, fate) {
+            if self.settle(index, outcome) {
                 ended.push(index);
             }
         }
@@ -330,23 +331,31 @@ impl Scheduler {
         self.step = std::mem::replace(&mut self.ahead, rows);
     }
 
-    /// Handles a sequence's blocks according to `fate`; returns whether the sequence has ended.
-    fn settle(&mut self, index: usize, fate: SequenceResult) -> bool {
+    /// Handles a sequence's blocks according to `outcome`; returns whether the sequence has ended.
+    fn settle(&mut self, index: usize, outcome: SequenceResult) -> bool {
         let (sequence, pool) = (&mut self.running[index], &mut self.blocks);
-        match fate {
-            SequenceResult::GoesOn | SequenceResult::Ended => sequence.register(pool),
-            SequenceResult::StartsOver => {
+        match outcome {
+            SequenceResult::Continue | SequenceResult::Ended => sequence.register(pool),
+            SequenceResult::Recompute => {
                 sequence.register(pool);
                 sequence.restart(pool);
             }
-            SequenceResult::Spoilt => pool.forget(&sequence.blocks),
-            SequenceResult::Lost => {}
+            SequenceResult::NonFiniteLogits => pool.invalidate(&sequence.blocks),
+            SequenceResult::Failed => {}
         }
-        matches!(fate, SequenceResult::Ended | SequenceResult::Spoilt | SequenceResult::Lost)
+        matches!(
+            outcome,
+            SequenceResult::Ended | SequenceResult::NonFiniteLogits | SequenceResult::Failed
+        )
     }
 
     /// Processes one result of a sequence, and takes out what is in it.
-    fn book(&mut self, index: usize, result: Option<&mut Sampled>, now: Instant) -> SequenceResult {
+    fn apply_result(
+        &mut self,
+        index: usize,
+        result: Option<&mut Sampled>,
+        now: Instant,
+    ) -> SequenceResult {
         let (longest, switch) = (self.capacity.longest(), self.capacity.rope_switch);
         let sequence = &mut self.running[index];
         match result {
@@ -358,14 +367,14 @@ impl Scheduler {
                 match pushed {
                     Err(failed) => {
                         sequence.fail(failed.into(), now);
-                        return SequenceResult::Lost;
+                        return SequenceResult::Failed;
                     }
                     Ok(Some(reason)) => {
                         sequence.finish(reason, now);
                         return SequenceResult::Ended;
                     }
                     Ok(None) if switch.is_some_and(|at| before <= at && at < after) => {
-                        return SequenceResult::StartsOver;
+                        return SequenceResult::Recompute;
                     }
                     Ok(None) => {}
                 }
@@ -373,22 +382,22 @@ impl Scheduler {
             Some(Sampled::Scores(scores)) => sequence.push_scores(std::mem::take(scores)),
             Some(Sampled::NonFinite) => {
                 sequence.fail(Fault::NonFiniteLogits, now);
-                return SequenceResult::Spoilt;
+                return SequenceResult::NonFiniteLogits;
             }
             Some(Sampled::Unguided(failed)) => {
                 sequence.fail(failed.clone().into(), now);
-                return SequenceResult::Lost;
+                return SequenceResult::Failed;
             }
             Some(Sampled::Failed(what)) => {
                 sequence.fail(Fault::Step(std::mem::take(what)), now);
-                return SequenceResult::Lost;
+                return SequenceResult::Failed;
             }
             None => {
                 sequence.fail(Fault::Step("the model returned too few rows".into()), now);
-                return SequenceResult::Lost;
+                return SequenceResult::Failed;
             }
         }
-        SequenceResult::GoesOn
+        SequenceResult::Continue
     }
 
     /// Ends the sequences of a step that failed as a whole.

@@ -1,11 +1,11 @@
 //! The operators' commands. [`super::operators`] alone decides who may use them.
 
-use super::orders::{LoadAsk, Loaded, OrderAsk, PromoteAsk, RolledBack, WeightAsk};
+use super::orders::{LoadRequest, Loaded, OrderRequest, PromoteRequest, RolledBack, WeightRequest};
 use super::status_codes::ApiError;
 use super::wire::WireError;
 use super::{AppState, body};
 use super::{completions, events, generate};
-use crate::control::{Asked, KeysStatus, LoadAsked, Status};
+use crate::control::{ConditionalOrder, KeysStatus, LoadOrder, Status};
 use crate::rollout::{Operator, Order, Weight};
 use axum::body::Body;
 use axum::extract::State;
@@ -44,12 +44,13 @@ async fn status(State(state): State<AppState>) -> Json<Status> {
 }
 
 async fn load(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>, ApiError> {
-    let LoadAsk { path, retry, allow, expect, inherit_defaults, by, reason } = ask(body).await?;
+    let LoadRequest { path, retry, allow, expect, inherit_defaults, by, reason } =
+        read(body).await?;
     if path.is_empty() {
         return Err(WireError::bad("path", "it is empty").into());
     }
     let (by, reason) = (name(by)?, said(reason)?);
-    let asked = LoadAsked {
+    let order = LoadOrder {
         path: path.into(),
         by,
         reason,
@@ -58,12 +59,12 @@ async fn load(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>,
         expect,
         inherit: inherit_defaults,
     };
-    let deployment = state.gateway.control().load_canary(asked).await?;
+    let deployment = state.gateway.control().load_canary(order).await?;
     Ok(Json(Loaded::from(&*deployment)))
 }
 
 async fn self_test(State(state): State<AppState>, body: Body) -> Result<Json<Loaded>, ApiError> {
-    let OrderAsk { dry_run, by, reason, .. } = ask(body).await?;
+    let OrderRequest { dry_run, by, reason, .. } = read(body).await?;
     if dry_run {
         return Err(WireError::bad("dry_run", "a self-test cannot be previewed").into());
     }
@@ -72,45 +73,49 @@ async fn self_test(State(state): State<AppState>, body: Body) -> Result<Json<Loa
 }
 
 async fn rollback(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    let ask: OrderAsk = ask(body).await?;
-    if ask.dry_run {
-        return order(&state, Operator::Rollback, ask).await;
+    let request: OrderRequest = read(body).await?;
+    if request.dry_run {
+        return order(&state, Operator::Rollback, request).await;
     }
     let control = state.gateway.control();
     let version = control.models().canary.map(|canary| canary.version.to_string());
-    let unload = control.rollback(name(ask.by)?, said(ask.reason)?, ask.expect).await?;
+    let unload = control.rollback(name(request.by)?, said(request.reason)?, request.expect).await?;
     Ok(Json(RolledBack { version, unload }).into_response())
 }
 
 async fn promote(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    let PromoteAsk { now, dry_run, by, reason, expect } = ask(body).await?;
+    let PromoteRequest { now, dry_run, by, reason, expect } = read(body).await?;
     let promote = if now { Operator::PromoteNow } else { Operator::Promote };
-    order(&state, promote, OrderAsk { dry_run, by, reason, expect }).await
+    order(&state, promote, OrderRequest { dry_run, by, reason, expect }).await
 }
 
 /// The route of an order without further words.
 fn plain(command: Operator) -> MethodRouter<AppState> {
     post(async move |State(state): State<AppState>, body: Body| {
-        order(&state, command, ask(body).await?).await
+        order(&state, command, read(body).await?).await
     })
 }
 
 async fn weight(State(state): State<AppState>, body: Body) -> Result<Response, ApiError> {
-    let WeightAsk { percent, dry_run, by, reason, expect } = ask(body).await?;
+    let WeightRequest { percent, dry_run, by, reason, expect } = read(body).await?;
     let bad = || WireError::bad("percent", format!("it must be 0 to 100, this is {percent}"));
     let weight = Weight::new(percent).ok_or_else(bad)?;
-    order(&state, Operator::SetWeight(weight), OrderAsk { dry_run, by, reason, expect }).await
+    order(&state, Operator::SetWeight(weight), OrderRequest { dry_run, by, reason, expect }).await
 }
 
 /// Carries out an order and returns the resulting state; a dry run only says what would happen.
-async fn order(state: &AppState, command: Operator, ask: OrderAsk) -> Result<Response, ApiError> {
-    let OrderAsk { dry_run, by, reason, expect } = ask;
+async fn order(
+    state: &AppState,
+    command: Operator,
+    request: OrderRequest,
+) -> Result<Response, ApiError> {
+    let OrderRequest { dry_run, by, reason, expect } = request;
     let order = Order { command, by: name(by)?, reason: said(reason)? };
-    let (control, asked) = (state.gateway.control(), Asked { order, expect });
+    let (control, order) = (state.gateway.control(), ConditionalOrder { order, expect });
     if dry_run {
-        return Ok(Json(control.preview(asked)?).into_response());
+        return Ok(Json(control.preview(order)?).into_response());
     }
-    control.order(asked).await?;
+    control.order(order).await?;
     Ok(Json(state.gateway.status()).into_response())
 }
 
@@ -137,6 +142,6 @@ fn short(
     }
 }
 
-async fn ask<T: DeserializeOwned>(body: Body) -> Result<T, WireError> {
+async fn read<T: DeserializeOwned>(body: Body) -> Result<T, WireError> {
     body::typed(body, BODY_LIMIT).await
 }

@@ -188,7 +188,7 @@ async fn within_limits(access: &Access, key: &Arc<Key>, request: Request, next: 
     if counts && let Err(exceeded) = access.admit(key, Instant::now()) {
         let allowance = access.allowance(key, Instant::now());
         let mut response = refuse(request, ApiError::exceeded(&exceeded)).await;
-        tell(response.headers_mut(), &allowance);
+        insert_limits(response.headers_mut(), &allowance);
         return response;
     }
     let spent = request.extensions().get::<Spent>().cloned().unwrap_or_default();
@@ -196,7 +196,7 @@ async fn within_limits(access: &Access, key: &Arc<Key>, request: Request, next: 
         counts.then(|| Charge { access: access.clone(), key: key.clone(), spent, refused: false });
     let allowance = access.allowance(key, Instant::now());
     let mut response = next.run(request).await;
-    tell(response.headers_mut(), &allowance);
+    insert_limits(response.headers_mut(), &allowance);
     let Some(mut charge) = charge else { return response };
     let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
     charge.refused = busy.contains(&response.status());
@@ -225,7 +225,7 @@ impl Drop for Charge {
 }
 
 /// OpenAI's headers about limits.
-fn tell(headers: &mut HeaderMap, allowance: &Allowance) {
+fn insert_limits(headers: &mut HeaderMap, allowance: &Allowance) {
     let Allowance { requests, tokens } = allowance;
     let mut put = |name: [HeaderName; 3], share: &Option<Share>| {
         let Some(share) = share else { return };

@@ -1,13 +1,13 @@
 //! The endpoints for chat and plain completions.
 
 use super::chunks::Chunks;
-use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
+use super::format::{Endpoint, Format, Gathered, PreparedRequest, Streamed};
 use super::status_codes::Names;
 use super::whole::Whole;
 use super::wire::common::{Envelope, Rules, Streaming};
 use super::wire::fields::Fields;
 use super::wire::reply::Head;
-use super::wire::{Ask, Shape, WireError, chat, completion};
+use super::wire::{ParsedRequest, Shape, WireError, chat, completion};
 use crate::serving::Served;
 
 /// `/v1/chat/completions`.
@@ -30,13 +30,14 @@ fn read(
     envelope: Envelope,
     rules: Rules<'_>,
     created: u64,
-) -> Result<Asked, WireError> {
+) -> Result<PreparedRequest, WireError> {
     let id = envelope.id.clone();
-    let ask = match shape {
+    let parsed = match shape {
         Shape::Chat => chat::chat(fields, envelope, rules)?,
         Shape::Text => completion::completion(fields, envelope, rules)?,
     };
-    let Ask { model, requests, n, kept, streaming, look, one_call, logprobs, store } = ask;
+    let ParsedRequest { model, requests, n, kept, streaming, look, one_call, logprobs, store } =
+        parsed;
     let choices = n * requests.len() as u32;
     let Streaming { include_usage, continuous_usage, .. } = streaming;
     let head = Head {
@@ -53,7 +54,7 @@ fn read(
         include_usage,
         continuous_usage,
     };
-    Ok(Asked { requests, n, streamed: streaming.on, store, format: Box::new(head) })
+    Ok(PreparedRequest { requests, n, streamed: streaming.on, store, format: Box::new(head) })
 }
 
 impl Format for Head {

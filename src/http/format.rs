@@ -20,11 +20,11 @@ pub struct Endpoint {
     /// The field that holds the prompt.
     pub prompt: &'static str,
     /// Parses a body; the last argument is the time of the answer in seconds since 1970.
-    pub read: fn(&mut Fields, Envelope, Rules<'_>, u64) -> Result<Asked, WireError>,
+    pub read: fn(&mut Fields, Envelope, Rules<'_>, u64) -> Result<PreparedRequest, WireError>,
 }
 
-/// A request, parsed.
-pub struct Asked {
+/// A request of any endpoint, ready to be generated for.
+pub struct PreparedRequest {
     /// One per prompt.
     pub requests: Vec<GenerateRequest>,
     /// Replies per prompt.

@@ -67,8 +67,8 @@ fn refresh(control: &Control, status: &Status) {
         metrics::device(&readings);
     }
     for webhook in control.alert_counts().iter().flat_map(|alerts| &alerts.webhooks) {
-        let fates = webhook.fates().into_iter().filter(|(fate, _)| *fate != "waiting");
-        metrics::alerts(&webhook.name, &fates.collect::<Vec<_>>(), webhook.waiting);
+        let results = webhook.results().into_iter().filter(|(result, _)| *result != "waiting");
+        metrics::alerts(&webhook.name, &results.collect::<Vec<_>>(), webhook.waiting);
     }
 }
 

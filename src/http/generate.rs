@@ -6,7 +6,7 @@
 //! here outlives its client.
 
 use super::caller::Caller;
-use super::format::{Asked, Endpoint, Format, KEEP_ALIVE, Streamed};
+use super::format::{Endpoint, Format, KEEP_ALIVE, PreparedRequest, Streamed};
 use super::replies::Replies;
 use super::status_codes::ApiError;
 use super::wire::WireError;
@@ -72,10 +72,10 @@ async fn answer(
         envelope.marked = state.stable_for.covers(headers, fields.peek("metadata"));
         let models = state.gateway.control().models();
         let rules = Rules { served: &models.name, limits: state.gateway.limits() };
-        let mut asked = (endpoint.read)(&mut fields, envelope, rules, unix_now())?;
-        asked.requests.iter_mut().for_each(|request| request.meter = Some(caller.spent.meter()));
-        record(state, &asked);
-        generate(state, asked, lifecycle).await
+        let mut prepared = (endpoint.read)(&mut fields, envelope, rules, unix_now())?;
+        prepared.requests.iter_mut().for_each(|request| request.meter = Some(caller.spent.meter()));
+        record(state, &prepared);
+        generate(state, prepared, lifecycle).await
     };
     let mut response = answered.await.unwrap_or_else(ApiError::into_response);
     put(&mut response, REQUEST_ID, &request_id);
@@ -83,9 +83,9 @@ async fn answer(
 }
 
 /// Records the conversation, if the operator records any and the client has agreed.
-fn record(state: &AppState, asked: &Asked) {
-    let Some(recorder) = state.recorder.as_ref().filter(|_| asked.store) else { return };
-    for request in &asked.requests {
+fn record(state: &AppState, prepared: &PreparedRequest) {
+    let Some(recorder) = state.recorder.as_ref().filter(|_| prepared.store) else { return };
+    for request in &prepared.requests {
         if let Prompt::Chat { messages, .. } = &request.prompt {
             recorder.record(messages, request.max_tokens);
         }
@@ -94,10 +94,10 @@ fn record(state: &AppState, asked: &Asked) {
 
 async fn generate(
     state: &AppState,
-    asked: Asked,
+    prepared: PreparedRequest,
     lifecycle: Lifecycle,
 ) -> Result<Response, ApiError> {
-    let Asked { requests, n, streamed: as_stream, format, .. } = asked;
+    let PreparedRequest { requests, n, streamed: as_stream, format, .. } = prepared;
     let names = format.names();
     let sequences = n as usize * requests.len();
     let fits = state.gateway.check_sequences(sequences);

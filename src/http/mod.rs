@@ -111,7 +111,7 @@ pub fn understand(
         true => wire::chat::chat(&mut fields, envelope, rules),
         false => wire::completion::completion(&mut fields, envelope, rules),
     });
-    understood.map(|ask| ask.requests).map_err(|error| {
+    understood.map(|parsed| parsed.requests).map_err(|error| {
         let error = ApiError::from(error);
         (error.status().as_u16(), error.body())
     })

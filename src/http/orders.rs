@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// `POST /admin/canary/load`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LoadAsk {
+pub struct LoadRequest {
     /// Folder of the model, as the server sees it.
     pub path: String,
     /// Also if this content was rejected before.
@@ -31,7 +31,7 @@ pub struct LoadAsk {
     pub reason: Option<String>,
 }
 
-/// Answer to [`LoadAsk`].
+/// Answer to [`LoadRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
     /// Version name of the canary: the name of its folder or file.
@@ -56,7 +56,7 @@ pub struct RolledBack {
 /// `POST /admin/promote`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PromoteAsk {
+pub struct PromoteRequest {
     /// At once, whatever the gates say; otherwise as soon as they pass.
     #[serde(default)]
     pub now: bool,
@@ -74,7 +74,7 @@ pub struct PromoteAsk {
 /// `POST /admin/weight`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WeightAsk {
+pub struct WeightRequest {
     /// 0 to 100.
     pub percent: u8,
     /// Answer with what would happen, and change nothing.
@@ -91,7 +91,7 @@ pub struct WeightAsk {
 /// `POST /admin/{pause,resume,confirm,undo,rollback,self-test}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct OrderAsk {
+pub struct OrderRequest {
     /// Answer with what would happen, and change nothing. A self-test cannot be previewed.
     #[serde(default)]
     pub dry_run: bool,

@@ -68,18 +68,18 @@ pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<
     let mut fields = body::fields(&state, body).await?;
     let models = state.gateway.control().models();
     check_model(&mut fields, &models.name)?;
-    let asked = asked(&mut fields)?;
+    let request = tokenize_request(&mut fields)?;
     let Some(stable) = models.stable else {
         let reason = GatewayError::Unavailable("stable is still loading".to_owned());
-        return Err(ApiError::gateway(&reason, asked.param));
+        return Err(ApiError::gateway(&reason, request.param));
     };
-    let ids = state.gateway.tokenize(asked.prompt, asked.add_special).await;
-    let ids = ids.map_err(|error| ApiError::gateway(&error, asked.param))?;
+    let ids = state.gateway.tokenize(request.prompt, request.add_special).await;
+    let ids = ids.map_err(|error| ApiError::gateway(&error, request.param))?;
     let codec = &stable.codec;
     let spelled = || ids.iter().map(|id| codec.token(*id).unwrap_or_default()).collect();
-    let (count, token_strs) = (ids.len(), asked.strings.then(spelled));
+    let (count, token_strs) = (ids.len(), request.strings.then(spelled));
     let piece = |id: u32| Piece { id, piece: Spelling::from(codec.spelling(id)) };
-    let tokens = match asked.pieces {
+    let tokens = match request.pieces {
         true => TokenList::Pieces(ids.into_iter().map(piece).collect()),
         false => TokenList::Ids(ids),
     };
@@ -138,8 +138,8 @@ async fn apart<T: Send + 'static>(
 
 /// The model may be omitted here. Only stable's tokenizer is used, so the name must not be the canary's.
 fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
-    let Some(asked) = fields.string("model")? else { return Ok(()) };
-    match common::model_arm(&asked, served)? {
+    let Some(model) = fields.string("model")? else { return Ok(()) };
+    match common::model_arm(&model, served)? {
         Some(crate::rollout::Arm::Canary) => {
             Err(WireError::unsupported("model", "only stable's tokenizer can be used"))
         }
@@ -148,7 +148,7 @@ fn check_model(fields: &mut Fields, served: &str) -> Result<(), WireError> {
 }
 
 /// What is to be tokenized, and how it is shown.
-struct Asked {
+struct TokenizeRequest {
     prompt: Prompt,
     param: &'static str,
     add_special: Option<bool>,
@@ -157,7 +157,7 @@ struct Asked {
 }
 
 /// A `prompt` or `messages` as to vLLM, or `content` as to llama-server, which adds no special tokens by itself.
-fn asked(fields: &mut Fields) -> Result<Asked, WireError> {
+fn tokenize_request(fields: &mut Fields) -> Result<TokenizeRequest, WireError> {
     let vllm = fields.boolean("add_special_tokens")?;
     let llama = fields.boolean("add_special")?;
     let strings = fields.boolean("return_token_strs")?.unwrap_or(false);
@@ -167,7 +167,13 @@ fn asked(fields: &mut Fields) -> Result<Asked, WireError> {
         return Err(WireError::unsupported("parse_special", what));
     }
     let add_special = vllm.or(llama);
-    let of = |prompt, param, add_special| Asked { prompt, param, add_special, strings, pieces };
+    let of = |prompt, param, add_special| TokenizeRequest {
+        prompt,
+        param,
+        add_special,
+        strings,
+        pieces,
+    };
     if let Some(text) = fields.string("prompt")? {
         return Ok(of(Prompt::Text(text), "prompt", add_special));
     }

@@ -5,7 +5,7 @@
 //! because resuming it could never make it right.
 
 use super::cache::{is_hex, parent};
-use super::wire::Ask;
+use super::wire::HubRequest;
 use super::{Hub, HubError, Reference};
 use crate::outbound;
 use crate::progress::Progress;
@@ -80,8 +80,8 @@ impl Hub {
     async fn remote_file(&self, url: &str, what: &str) -> Result<RemoteFile, HubError> {
         let token = self.token.as_deref();
         // These headers come from the hub itself; storage behind a redirect does not send them.
-        let ask = Ask { method: Method::HEAD, url, token, from: 0, follow: false, what };
-        let answer = self.wire.send(&ask).await?;
+        let request = HubRequest { method: Method::HEAD, url, token, from: 0, follow: false, what };
+        let answer = self.wire.send(&request).await?;
         let headers = answer.headers();
         let linked = text(headers, "x-linked-etag").map(|etag| clean(&etag));
         let sha256 = linked.clone().filter(|etag| etag.len() == 64);
@@ -123,7 +123,7 @@ impl Hub {
     }
 
     async fn continue_from(&self, download: &Download<'_>, have: u64) -> Result<(), Stop> {
-        let ask = Ask {
+        let request = HubRequest {
             method: Method::GET,
             url: &download.url,
             token: self.token.as_deref(),
@@ -131,7 +131,7 @@ impl Hub {
             follow: true,
             what: &download.what,
         };
-        let mut answer = self.wire.send(&ask).await?;
+        let mut answer = self.wire.send(&request).await?;
         let continues = answer.status() == StatusCode::PARTIAL_CONTENT
             && text(answer.headers(), CONTENT_RANGE.as_str())
                 .is_some_and(|range| range.starts_with(&format!("bytes {have}-")));

@@ -26,7 +26,7 @@ pub(super) struct Wire {
 }
 
 #[derive(Clone)]
-pub(super) struct Ask<'a> {
+pub(super) struct HubRequest<'a> {
     pub(super) method: Method,
     pub(super) url: &'a str,
     pub(super) token: Option<&'a str>,
@@ -63,8 +63,8 @@ impl Wire {
         token: Option<&str>,
         what: &str,
     ) -> Result<String, HubError> {
-        let ask = Ask { method: Method::GET, url, token, from: 0, follow: true, what };
-        let mut answer = self.send(&ask).await?;
+        let request = HubRequest { method: Method::GET, url, token, from: 0, follow: true, what };
+        let mut answer = self.send(&request).await?;
         let mut bytes = Vec::new();
         let read = async {
             while let Some(data) = answer.chunk().await? {
@@ -85,16 +85,16 @@ impl Wire {
     }
 
     /// Sends the request, follows redirects, and returns an error unless it succeeds.
-    pub(super) async fn send(&self, ask: &Ask<'_>) -> Result<Response, HubError> {
-        let client = if ask.follow { &self.follows } else { &self.stays };
-        let mut request = client.request(ask.method.clone(), ask.url);
-        if let Some(token) = ask.token {
-            request = request.bearer_auth(token);
+    pub(super) async fn send(&self, request: &HubRequest<'_>) -> Result<Response, HubError> {
+        let client = if request.follow { &self.follows } else { &self.stays };
+        let mut builder = client.request(request.method.clone(), request.url);
+        if let Some(token) = request.token {
+            builder = builder.bearer_auth(token);
         }
-        if ask.from > 0 {
-            request = request.header(RANGE, format!("bytes={}-", ask.from));
+        if request.from > 0 {
+            builder = builder.header(RANGE, format!("bytes={}-", request.from));
         }
-        let answer = tokio::time::timeout(WAIT, request.send()).await;
+        let answer = tokio::time::timeout(WAIT, builder.send()).await;
         let answer = answer.map_err(|_| self.unreachable("no answer in time".into()))?;
         let answer = answer.map_err(|e| match e.is_redirect() {
             true => {
@@ -102,16 +102,16 @@ impl Wire {
             }
             false => self.unreachable(outbound::chain(e)),
         })?;
-        self.success(ask, answer)
+        self.success(request, answer)
     }
 
-    fn success(&self, ask: &Ask<'_>, answer: Response) -> Result<Response, HubError> {
-        let (what, endpoint) = (ask.what.to_owned(), self.endpoint.clone());
-        let has_token = ask.token.is_some();
+    fn success(&self, request: &HubRequest<'_>, answer: Response) -> Result<Response, HubError> {
+        let (what, endpoint) = (request.what.to_owned(), self.endpoint.clone());
+        let has_token = request.token.is_some();
         match answer.status().as_u16() {
             200..=299 | 416 => Ok(answer),
             // A redirect that the client was not to follow.
-            300..=399 if !ask.follow => Ok(answer),
+            300..=399 if !request.follow => Ok(answer),
             // Without a token, the hub answers as if a private repository did not exist.
             401 | 403 => Err(HubError::Refused { what, endpoint, has_token }),
             404 => Err(HubError::NotFound { what, endpoint, private: has_token }),

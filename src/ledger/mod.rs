@@ -12,7 +12,7 @@
 //! Reading order: [`entry`](Entry) and `opening` (the entries), `state` and `fold` (the resulting state), `codec`
 //! (how events are encoded), `chain` (the hash chain), `connection` and `store` (the file), `queue` and `writer`
 //! (access from other threads), `ends` (what an unclean shutdown means), [`resume`](Resume) and `replay` (uses of the
-//! journal), `read`, `told` (entries in plain words), `verify`, `prune`, `export`.
+//! journal), `read`, `summary` (entries in plain words), `verify`, `prune`, `export`.
 //!
 //! The rule for its users: commit before raising, after lowering. The weight in effect must never be above
 //! the one in the ledger; lowering the weight must not wait for a disk.
@@ -33,7 +33,7 @@ mod replay;
 mod resume;
 mod state;
 mod store;
-mod told;
+mod summary;
 mod verify;
 mod writer;
 
@@ -55,6 +55,6 @@ pub use read::{Journal, Kept, Reader, Recorded};
 pub use replay::{Comparison, Difference, Replayed, compare, rejudge, replay};
 pub use resume::{CannotContinue, Continued, Interrupted, Resume};
 pub use state::{KillCount, MAX_REJECTED, Rejection, Running, State};
-pub use told::Told;
+pub use summary::EntrySummary;
 pub use verify::{Problem, Verification};
 pub use writer::{Health, Ledger, Options, Ticket};

@@ -252,13 +252,13 @@ impl Worker {
             self.limit_pages();
             match self.store.append(&work.drafts) {
                 Ok(head) => {
-                    self.tell(None);
+                    self.publish_health(None);
                     for ticket in work.tickets {
                         let _ = ticket.send(Ok(head));
                     }
                     break;
                 }
-                Err(error) => self.tell(Some(error.to_string())),
+                Err(error) => self.publish_health(Some(error.to_string())),
             }
             let mut queue = self.shared.queue.lock();
             if queue.closing {
@@ -290,7 +290,7 @@ impl Worker {
     }
 
     /// Publishes the result of the last write; a change is logged once.
-    fn tell(&self, failing: Option<String>) {
+    fn publish_health(&self, failing: Option<String>) {
         self.shared.health.send_if_modified(|health| {
             if health.failing == failing {
                 return false;

@@ -3,7 +3,7 @@
 //! Every error names the file, the tensor and the remedy. Nothing is copied here: the returned tensors are in
 //! the mapped files.
 
-mod damage;
+mod diagnose;
 
 use super::config::ModelConfig;
 use super::error::LoadError;
@@ -197,7 +197,7 @@ fn hex(hash: Sha256) -> String {
 }
 
 fn damaged(path: &Path, error: &str) -> LoadError {
-    let found = files::map_bytes(path).ok().and_then(|bytes| damage::find(&bytes));
+    let found = files::map_bytes(path).ok().and_then(|bytes| diagnose::first_fault(&bytes));
     let what = found.unwrap_or_else(|| error.lines().next().unwrap_or("unreadable").to_owned());
     LoadError::Damaged { path: path.to_owned(), what }
 }

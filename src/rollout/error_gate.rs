@@ -115,17 +115,17 @@ fn alone_gate(
     regressed: bool,
     (stable, canary): (&Counts, &Counts),
 ) -> Gate {
-    let Some(alone) = &evidence.alone else {
+    let Some(test) = &evidence.full_weight else {
         let missing = "no reference of stable's error rate from below 100 %".to_string();
         return Gate::bare(GateName::Errors, GateState::Inconclusive(missing));
     };
     let rate = canary.error_rate();
-    let e = e_value(alone.log_e());
+    let e = e_value(test.log_e());
     let text = format!(
         "errors {} alone, stable's were {}: {:.2} % allowed; evidence {} of {:.0}",
         rate_text(canary.errors, canary.requests),
-        rate_text(alone.reference.0, alone.reference.1),
-        100.0 * alone.allowed,
+        rate_text(test.reference.0, test.reference.1),
+        100.0 * test.allowed,
         e_text(e),
         1.0 / policy.alpha,
     );
@@ -133,14 +133,14 @@ fn alone_gate(
         GateState::Fail(text.clone())
     } else if evidence.rests_on_one_key(policy) {
         GateState::Inconclusive(format!("{text}; it rests on one API key alone"))
-    } else if rate.is_some_and(|rate| rate >= alone.allowed) {
+    } else if rate.is_some_and(|rate| rate >= test.allowed) {
         GateState::Inconclusive(format!("{text}; too high, but it may be chance"))
     } else {
         GateState::Pass
     };
     Gate {
         value: rate,
-        threshold: Some(alone.allowed),
+        threshold: Some(test.allowed),
         evidence: Some(e),
         samples: (stable.requests, canary.requests),
         text,

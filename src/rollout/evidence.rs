@@ -30,7 +30,7 @@ pub(crate) struct Evidence {
     pub(crate) stages: Stages,
     pub(crate) errors: Signal,
     pub(crate) strata: Strata,
-    pub(crate) alone: Option<FullWeightTest>,
+    pub(crate) full_weight: Option<FullWeightTest>,
     seen: SlotCounts,
     /// Whether evidence is also kept per key; only if the policy caps keys.
     by_key: bool,
@@ -55,7 +55,7 @@ impl Evidence {
             stages: Stages::default(),
             errors: Signal::new(),
             strata: Strata::default(),
-            alone: None,
+            full_weight: None,
             seen: SlotCounts::new(),
             by_key: policy.max_key_share < 1.0,
         }
@@ -71,17 +71,17 @@ impl Evidence {
     ) {
         self.stages.begin(epoch, weight);
         let reference = reference.filter(|counts| weight == Weight::FULL && counts.requests > 0);
-        self.alone = reference.map(|counts| {
+        self.full_weight = reference.map(|counts| {
             FullWeightTest::new((counts.errors, counts.requests), policy.alone_allowance)
         });
         let k = self.errors.restarts.begin(now);
         self.restart(k, (epoch, weight));
     }
 
-    /// Component `k` begins. At 100 %, its capital goes to the test of the canary alone.
+    /// Component `k` begins. At 100 %, its capital goes to the full-weight test.
     fn restart(&mut self, k: u32, (epoch, weight): (u64, Weight)) {
-        match &mut self.alone {
-            Some(alone) => alone.restart(k),
+        match &mut self.full_weight {
+            Some(test) => test.restart(k),
             None => self.errors.restart(k),
         }
         self.strata.begin(epoch, weight, k);
@@ -107,11 +107,11 @@ impl Evidence {
         if error {
             self.errors.observe(&self.stages, outcome.stage, arm, key.map(slot));
         }
-        if let Some(alone) = &mut self.alone
+        if let Some(test) = &mut self.full_weight
             && arm == Arm::Canary
             && outcome.stage == current.0
         {
-            alone.observe(error, key.map(slot));
+            test.observe(error, key.map(slot));
         }
         true
     }
@@ -135,8 +135,8 @@ impl Evidence {
                 return Some(Regression::Beside(span.ratio));
             }
         }
-        let alone = self.alone.as_ref().filter(|alone| alone.log_e() >= limit)?;
-        (alone.log_e_without_any(&self.seen, policy) >= limit).then_some(Regression::FullWeightTest)
+        let test = self.full_weight.as_ref().filter(|test| test.log_e() >= limit)?;
+        (test.log_e_without_any(&self.seen, policy) >= limit).then_some(Regression::FullWeightTest)
     }
 
     /// ln of the smallest e-value that remains when any one key is left out. Only keys with too large a share
@@ -154,8 +154,8 @@ impl Evidence {
             let span = self.strata.span_of_evidence(|weight| self.stages.bets(weight));
             return self.without_any_key(&span.share, policy) < limit;
         }
-        self.alone.as_ref().is_some_and(|alone| {
-            alone.log_e() >= limit && alone.log_e_without_any(&self.seen, policy) < limit
+        self.full_weight.as_ref().is_some_and(|test| {
+            test.log_e() >= limit && test.log_e_without_any(&self.seen, policy) < limit
         })
     }
 }

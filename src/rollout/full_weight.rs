@@ -79,11 +79,11 @@ mod tests {
     use super::*;
 
     fn errors_until_proof(reference: (u64, u64), every: u32) -> Option<u32> {
-        let mut alone = FullWeightTest::new(reference, 4.0);
-        alone.restart(5);
+        let mut test = FullWeightTest::new(reference, 4.0);
+        test.restart(5);
         (1..20_000).find(|i| {
-            alone.observe(i % every == 0, None);
-            alone.log_e() >= 20f64.ln()
+            test.observe(i % every == 0, None);
+            test.log_e() >= 20f64.ln()
         })
     }
 

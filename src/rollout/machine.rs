@@ -170,8 +170,8 @@ impl Rollout {
             ArmView::new(arm, window, self.past[arm.index()].plus(&window.counts))
         };
         let running = matches!(self.phase, Phase::Running { .. });
-        let alone = self.stage.routed == Weight::FULL;
-        let reference = self.reference.as_ref().filter(|_| alone);
+        let at_full_weight = self.stage.routed == Weight::FULL;
+        let reference = self.reference.as_ref().filter(|_| at_full_weight);
         View {
             phase: self.phase.clone(),
             rollout: self.rollout.clone(),
@@ -256,7 +256,7 @@ impl Rollout {
                 None => self.roll_back(now, Cause::Fault, reason),
             };
         }
-        if self.stage.told.regression {
+        if self.stage.reported.regression {
             return Vec::new();
         }
         let Some((cause, reason)) = self.regression(now) else { return Vec::new() };
@@ -266,7 +266,7 @@ impl Rollout {
         if self.policy.advance != Advance::DryRun {
             return self.roll_back(now, cause, reason);
         }
-        self.stage.told.regression = true;
+        self.stage.reported.regression = true;
         let verdict = self.verdict(now);
         let text = format!("a dry run: would roll back from {}: {reason}", self.weight());
         vec![self.decide(now, DecisionKind::WouldRollBack, text, verdict)]
@@ -282,7 +282,7 @@ impl Rollout {
             return Some((Cause::Errors, gate.text));
         };
         let (cause, name) = match exact.regression(&self.policy)? {
-            Regression::Errors | Regression::Alone => (Cause::Errors, GateName::Errors),
+            Regression::Errors | Regression::FullWeightTest => (Cause::Errors, GateName::Errors),
             Regression::Flag(flag) => (Cause::Quality, GateName::Quality(flag)),
             Regression::Reading => (Cause::Quality, GateName::CrossRead),
         };
@@ -346,7 +346,7 @@ impl Rollout {
         if let Some(test) = &mut self.self_test {
             test.rolled_back = true;
         }
-        self.stage.told.regression = true;
+        self.stage.reported.regression = true;
         Vec::new()
     }
 
@@ -391,8 +391,8 @@ impl Rollout {
 impl Rollout {
     /// What the canary is compared with: stable next to it, or at 100 % stable as it was before.
     fn baseline(&self) -> &ArmWindow {
-        let alone = self.stage.routed == Weight::FULL;
-        let reference = self.reference.as_ref().filter(|_| alone);
+        let at_full_weight = self.stage.routed == Weight::FULL;
+        let reference = self.reference.as_ref().filter(|_| at_full_weight);
         reference.unwrap_or_else(|| self.stage.arm(Arm::Stable))
     }
 

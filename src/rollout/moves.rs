@@ -37,7 +37,7 @@ impl Rollout {
                 _ => "a dry run: would go on to the",
             };
             let text = format!("the gates pass at {from}; {word} {next}: {}", verdict.figures());
-            return self.tell_ready(now, kind, text, verdict);
+            return self.report_ready(now, kind, text, verdict);
         }
         let Some(to) = to else {
             let text = format!("promoted from {from}: {}", verdict.figures());
@@ -54,17 +54,17 @@ impl Rollout {
         asked && !self.stage.confirmed && self.self_test.is_none()
     }
 
-    fn tell_ready(
+    fn report_ready(
         &mut self,
         now: Duration,
         kind: DecisionKind,
         text: String,
         verdict: Verdict,
     ) -> Vec<Action> {
-        if self.stage.told.ready {
+        if self.stage.reported.ready {
             return Vec::new();
         }
-        self.stage.told.ready = true;
+        self.stage.reported.ready = true;
         vec![self.decide(now, kind, text, verdict)]
     }
 
@@ -96,12 +96,12 @@ impl Rollout {
     pub(super) fn hold(&mut self, now: Duration, verdict: Verdict) -> Vec<Action> {
         let patience = self.policy.bake.saturating_add(self.policy.stall_after);
         let stalls = self.stage.age(now) >= patience;
-        let told = if stalls { self.stage.told.stalled } else { self.stage.told.held };
-        if told {
+        let reported = if stalls { self.stage.reported.stalled } else { self.stage.reported.held };
+        if reported {
             return Vec::new();
         }
-        self.stage.told.held = true;
-        self.stage.told.stalled = stalls;
+        self.stage.reported.held = true;
+        self.stage.reported.stalled = stalls;
         let (kind, word) = match stalls {
             true => (DecisionKind::Stalled, "stalled"),
             false => (DecisionKind::Held, "held"),
@@ -165,8 +165,8 @@ impl Rollout {
         let reference = self.reference.as_ref().map(|window| &window.counts);
         self.evidence.begin_stage(now, stage, &self.policy, reference);
         if let Some(exact) = &mut self.exact {
-            let alone = reference.filter(|_| self.stage.routed == Weight::FULL);
-            exact.begin_stage(now, &self.policy, alone);
+            let at_full_weight = reference.filter(|_| self.stage.routed == Weight::FULL);
+            exact.begin_stage(now, &self.policy, at_full_weight);
         }
         self.votes.begin(now);
         self.retries.begin(now);

@@ -45,7 +45,7 @@ pub(crate) struct Stage {
     pub(crate) promote_on_pass: Option<String>,
     /// An operator confirmed the next raise.
     pub(crate) confirmed: bool,
-    pub(crate) told: Reported,
+    pub(crate) reported: Reported,
     /// Time in this stage during which the device was throttled.
     pub(crate) throttled: Duration,
 }
@@ -63,7 +63,7 @@ impl Stage {
             parties: SlotCounts::new(),
             promote_on_pass: None,
             confirmed: false,
-            told: Reported::default(),
+            reported: Reported::default(),
             throttled: Duration::ZERO,
         }
     }

@@ -197,7 +197,7 @@ impl Attempt {
             collected: Collected::default(),
             seat,
             meter: request.meter.clone(),
-            min_tokens: request.token_wishes.min_tokens,
+            min_tokens: request.token_constraints.min_tokens,
             echo: prepared.echo.clone(),
             logprobs: request.sampling.logprobs.is_some(),
             reads_only: request.max_tokens == Some(0),

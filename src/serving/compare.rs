@@ -8,7 +8,7 @@ use super::error::GatewayError;
 use super::idle::run_sequence;
 pub use super::prepare::Prepared;
 use super::prepare::prepare;
-use super::quality::asked;
+use super::quality::quality_request;
 use super::types::GenerateRequest;
 use crate::engine::EngineHandle;
 use crate::model::Score;
@@ -88,7 +88,7 @@ pub async fn write(
     let end = if answer.tokens.len() >= most { End::Length } else { End::Token };
     let ids = &answer.tokens;
     let reply = Assessed { text: &text, whole: true, ids, end, manner: &manner, spell: &spell };
-    let signs = assess(&asked(request), &reply);
+    let signs = assess(&quality_request(request), &reply);
     Ok(Written { tokens: answer.tokens, text, signs })
 }
 

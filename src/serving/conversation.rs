@@ -1,4 +1,4 @@
-//! Which requests belong together: those of one conversation, and a request that is sent again.
+//! Which requests belong together: those of one conversation, and a reply that is regenerated.
 //!
 //! Clients need not name their conversations. A conversation is known by its sender and its beginning: the system
 //! text and the first user message, which every later turn repeats. So its turns are routed as one, both models
@@ -25,9 +25,9 @@ pub(super) fn routing_key(request: &GenerateRequest) -> Option<String> {
     Some(format!("conversation {:016x}", hash.digest()))
 }
 
-/// Equal when a client asks for a reply to the same conversation again: a hash of the client and of all that
+/// Equal when a client regenerates a reply to the same conversation: a hash of the client and of all that
 /// it said.
-pub(super) fn asked_again(request: &GenerateRequest) -> u64 {
+pub(super) fn regeneration_key(request: &GenerateRequest) -> u64 {
     let said = match &request.prompt {
         Prompt::Chat { messages, .. } => serde_json::to_vec(messages).unwrap_or_default(),
         Prompt::Text(text) => text.clone().into_bytes(),

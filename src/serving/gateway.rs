@@ -106,8 +106,8 @@ impl Gateway {
                 attempt.map_err(|error| error.or_withdrawn(|| self.control.withdrawn()))?
             }
         };
-        let conversation = conversation::asked_again(&request);
-        self.control.asked(conversation);
+        let conversation = conversation::regeneration_key(&request);
+        self.control.regenerated(conversation);
         let (out, pieces) = channel(PIECES);
         let routed = attempt.served.clone();
         let this = self.clone();

@@ -40,6 +40,6 @@ pub use error::GatewayError;
 pub use gateway::Gateway;
 pub use types::{
     Finish, GenerateRequest, Generation, LikelyToken, Limits, MOST_TOP_LOGPROBS, Meter, Piece,
-    Prompt, PromptToken, SamplingPatch, Served, Timeouts, TokenLogprob, TokenName, TokenWishes,
-    Usage,
+    Prompt, PromptToken, SamplingPatch, Served, Timeouts, TokenConstraints, TokenLogprob,
+    TokenName, Usage,
 };

@@ -60,8 +60,8 @@ pub(super) async fn prepare(
     let max_new_tokens = reply_room(ids.len(), request.max_tokens, deployment.max_len())?;
     let stop_ids = stop_ids(request, deployment)?;
     let mut params = sampling(&request.sampling, &deployment.defaults, &request.id);
-    let (wishes, vocab) = (&request.token_wishes, deployment.capacity.vocab);
-    params.rules = token_rules::rules(wishes, &deployment.codec, vocab, &stop_ids)?;
+    let (constraints, vocab) = (&request.token_constraints, deployment.capacity.vocab);
+    params.rules = token_rules::rules(constraints, &deployment.codec, vocab, &stop_ids)?;
     let echo = Echo::of(request, &ids, &deployment.codec);
     let echo = echo.map_err(|error| text_error("echo", &error))?;
     if echo.is_some() && params.logprobs.is_some() {
@@ -179,7 +179,7 @@ fn reply_room(prompt: usize, wanted: Option<usize>, max: usize) -> Result<usize,
     Ok(wanted.map_or(left, |wanted| wanted.clamp(1, left)))
 }
 
-/// The client's wishes over the model's defaults. Without a seed, the completion's id (which is random)
+/// The client's options over the model's defaults. Without a seed, the completion's id (which is random)
 /// seeds the draw.
 fn sampling(patch: &SamplingPatch, model: &GenerationDefaults, id: &str) -> SamplingParams {
     let plain = SamplingParams::default();

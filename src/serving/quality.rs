@@ -5,7 +5,7 @@
 
 use super::types::{Finish, GenerateRequest, Prompt};
 use crate::rollout::{Class, Flag, Flags};
-use crate::text::quality::{Asked, End, MAX_TEXT, Reply, Signs, assess};
+use crate::text::quality::{End, MAX_TEXT, Reply, Request, Signs, assess};
 use crate::text::reply::Manner;
 use crate::text::{Chat, Codec, Emit};
 
@@ -52,7 +52,7 @@ impl Collected {
         let Some(end) = self.end else { return Flags::NONE };
         let spell = |ids: &[u32]| codec.decode(ids, true).unwrap_or_default();
         let reply = Reply { text: &self.text, whole: !self.cut, ids, end, manner, spell: &spell };
-        flags_of(assess(&asked(request), &reply))
+        flags_of(assess(&quality_request(request), &reply))
     }
 }
 
@@ -65,18 +65,18 @@ pub(super) fn unanswered(class: Class, started: bool) -> Flags {
     }
 }
 
-pub(super) fn asked(request: &GenerateRequest) -> Asked<'_> {
+pub(super) fn quality_request(request: &GenerateRequest) -> Request<'_> {
     let max_tokens = request.max_tokens;
     let structure = request.constraint.as_ref().is_some_and(|(held, _)| held.is_structure());
-    let asked = match &request.prompt {
+    let checked = match &request.prompt {
         Prompt::Chat { messages, tools, ending, .. } => {
             let (tools, ending) = (tools.as_ref(), *ending);
-            Asked::chat(&Chat { messages, tools, ending, ..Chat::default() }, max_tokens)
+            Request::chat(&Chat { messages, tools, ending, ..Chat::default() }, max_tokens)
         }
-        Prompt::Text(text) => Asked::text(text, max_tokens),
-        Prompt::Tokens(ids) => Asked::tokens(ids, max_tokens),
+        Prompt::Text(text) => Request::text(text, max_tokens),
+        Prompt::Tokens(ids) => Request::tokens(ids, max_tokens),
     };
-    asked.structured(structure)
+    checked.structured(structure)
 }
 
 fn flags_of(signs: Signs) -> Flags {

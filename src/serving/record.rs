@@ -5,7 +5,7 @@
 
 use super::attempt::Played;
 use super::quality;
-use super::traffic::{Seen, Traffic};
+use super::traffic::{RequestSample, Traffic};
 use super::types::{Finish, GenerateRequest};
 use crate::control::Control;
 use crate::metrics;
@@ -47,8 +47,8 @@ pub(super) fn refused(control: &Control, traffic: &Traffic, stable: &Deployment,
 }
 
 /// A request of which no token was computed.
-fn unread(class: Class, at: Instant) -> Seen {
-    Seen { at, class, finish: None, ttft: None, tpot: None, output_tokens: 0 }
+fn unread(class: Class, at: Instant) -> RequestSample {
+    RequestSample { at, class, finish: None, ttft: None, tpot: None, output_tokens: 0 }
 }
 
 /// An attempt that has ended. The rollout acts on it before this returns.
@@ -65,7 +65,7 @@ pub(super) fn played(
     let who = who(control, *arm, deployment);
     metrics::request(who, class.as_str(), &played.timings);
     let Played { timings, collected, .. } = played;
-    let seen = Seen {
+    let sample = RequestSample {
         at: now,
         class,
         finish: collected.finish(),
@@ -73,7 +73,7 @@ pub(super) fn played(
         tpot: timings.per_token(),
         output_tokens: timings.output_tokens,
     };
-    traffic.note(deployment.lane, seen);
+    traffic.note(deployment.lane, sample);
     if played.served.rescued && class == Class::Ok {
         metrics::rescued(who);
     }

@@ -1,7 +1,7 @@
-//! A request's rules for single tokens, as token ids of the model that answers.
+//! A request's constraints on single tokens, as token ids of the model that answers.
 
 use super::error::{GatewayError, check_ids, invalid, text_error};
-use super::types::{TokenName, TokenWishes};
+use super::types::{TokenConstraints, TokenName};
 use crate::model::{TokenMask, TokenRules};
 use crate::text::Codec;
 use std::collections::BTreeMap;
@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 /// The rules for a model with this tokenizer and so many token ids; `stop_ids` end the reply. `None`: there are none.
 pub(super) fn rules(
-    wishes: &TokenWishes,
+    constraints: &TokenConstraints,
     codec: &Codec,
     vocab: usize,
     stop_ids: &[u32],
 ) -> Result<Option<Arc<TokenRules>>, GatewayError> {
     let rules = TokenRules {
-        bias: bias(&wishes.bias, codec, vocab)?,
-        allowed: wishes.allowed.as_deref().map(|ids| allowed(ids, vocab)).transpose()?,
-        bad_words: bad_words(&wishes.bad_words, codec)?,
-        min_tokens: wishes.min_tokens,
+        bias: bias(&constraints.bias, codec, vocab)?,
+        allowed: constraints.allowed.as_deref().map(|ids| allowed(ids, vocab)).transpose()?,
+        bad_words: bad_words(&constraints.bad_words, codec)?,
+        min_tokens: constraints.min_tokens,
         ends: stop_ids.to_vec(),
     };
     Ok((!rules.is_empty()).then(|| Arc::new(rules)))
@@ -26,12 +26,12 @@ pub(super) fn rules(
 
 /// Each token of a text gets the text's bias, as in llama-server. Of several biases of one token, the last counts.
 fn bias(
-    wishes: &[(TokenName, f32)],
+    constraints: &[(TokenName, f32)],
     codec: &Codec,
     vocab: usize,
 ) -> Result<Vec<(u32, f32)>, GatewayError> {
     let mut all = BTreeMap::new();
-    for (name, bias) in wishes {
+    for (name, bias) in constraints {
         let ids = match name {
             TokenName::Id(id) => vec![*id],
             TokenName::Text(text) => encode(codec, text, "logit_bias")?,

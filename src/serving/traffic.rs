@@ -17,7 +17,7 @@ const LEAST: Duration = Duration::from_secs(1);
 const MOST: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct RequestSample {
     /// When it ended.
     pub at: Instant,
     pub class: Class,
@@ -32,7 +32,7 @@ pub(super) struct Seen {
 }
 
 /// The latest requests of each version, by the lane that runs it: a version keeps its figures when it is promoted, and a
-/// late reply of one that leaves is not booked to another.
+/// late reply of one that leaves is not counted for another.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     lanes: Mutex<BTreeMap<LaneId, Lately>>,
@@ -40,8 +40,8 @@ pub(super) struct Traffic {
 
 impl Traffic {
     /// A request of the version in `lane` has ended.
-    pub fn note(&self, lane: LaneId, seen: Seen) {
-        self.lanes.lock().entry(lane).or_insert_with(|| Lately::since(seen.at)).note(seen);
+    pub fn note(&self, lane: LaneId, sample: RequestSample) {
+        self.lanes.lock().entry(lane).or_insert_with(|| Lately::since(sample.at)).note(sample);
     }
 
     /// The figures of the version in `lane`; empty ones before its first request.
@@ -61,7 +61,7 @@ impl Traffic {
 #[derive(Debug)]
 struct Lately {
     since: Instant,
-    latest: VecDeque<Seen>,
+    latest: VecDeque<RequestSample>,
     classes: BTreeMap<&'static str, u64>,
     finish_reasons: BTreeMap<&'static str, u64>,
 }
@@ -72,35 +72,35 @@ impl Lately {
         Lately { since, latest, classes, finish_reasons }
     }
 
-    fn note(&mut self, seen: Seen) {
-        *self.classes.entry(seen.class.as_str()).or_default() += 1;
-        if let Some(finish) = seen.finish {
+    fn note(&mut self, sample: RequestSample) {
+        *self.classes.entry(sample.class.as_str()).or_default() += 1;
+        if let Some(finish) = sample.finish {
             *self.finish_reasons.entry(finish.as_str()).or_default() += 1;
         }
         if self.latest.len() == MOST {
             self.latest.pop_front();
         }
-        self.latest.push_back(seen);
+        self.latest.push_back(sample);
     }
 
     fn status(&mut self, now: Instant) -> TrafficStatus {
-        let old = |seen: &Seen| now.saturating_duration_since(seen.at) > WINDOW;
+        let old = |sample: &RequestSample| now.saturating_duration_since(sample.at) > WINDOW;
         while self.latest.front().is_some_and(old) {
             self.latest.pop_front();
         }
         // As long as the version has had requests; with as many requests as are kept, as long as they took.
         let oldest = self.latest.front().filter(|_| self.latest.len() == MOST);
-        let begun = oldest.map_or(self.since, |seen| seen.at);
+        let begun = oldest.map_or(self.since, |sample| sample.at);
         let window = now.saturating_duration_since(begun).clamp(LEAST, WINDOW);
         let seconds = window.as_secs_f64();
-        let tokens: usize = self.latest.iter().map(|seen| seen.output_tokens).sum();
-        let times = |time: fn(&Seen) -> Option<Duration>| {
+        let tokens: usize = self.latest.iter().map(|sample| sample.output_tokens).sum();
+        let times = |time: fn(&RequestSample) -> Option<Duration>| {
             let mut all: Vec<Duration> = self.latest.iter().filter_map(time).collect();
             all.sort_unstable();
             [50, 99].map(|percent| quantile(&all, percent).map(|time| time.as_secs_f64() * 1e3))
         };
         let ([ttft_p50_ms, ttft_p99_ms], [tpot_p50_ms, tpot_p99_ms]) =
-            (times(|seen| seen.ttft), times(|seen| seen.tpot));
+            (times(|sample| sample.ttft), times(|sample| sample.tpot));
         let named = |counts: &BTreeMap<&str, u64>| {
             counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
         };
@@ -132,9 +132,9 @@ mod tests {
     const LANE: LaneId = LaneId(7);
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn seen(at: Instant, class: Class, millis: u64) -> Seen {
+    fn sample(at: Instant, class: Class, millis: u64) -> RequestSample {
         let answered = class == Class::Ok;
-        Seen {
+        RequestSample {
             at,
             class,
             finish: answered.then_some(Finish::Stop),
@@ -147,9 +147,9 @@ mod tests {
     #[test]
     fn times_and_rates_are_those_of_the_window_and_counts_those_since_the_load() {
         let (traffic, begin) = (Traffic::default(), Instant::now());
-        traffic.note(LANE, seen(begin, Class::ModelError, 0));
+        traffic.note(LANE, sample(begin, Class::ModelError, 0));
         let later = begin + 2 * WINDOW;
-        (1..=100).for_each(|ms| traffic.note(LANE, seen(later, Class::Ok, ms)));
+        (1..=100).for_each(|ms| traffic.note(LANE, sample(later, Class::Ok, ms)));
         let status = traffic.status(LANE, later + SECOND);
         assert_eq!(status.requests, 100);
         assert_eq!((status.ttft_p50_ms, status.ttft_p99_ms), (Some(50.0), Some(99.0)));
@@ -166,10 +166,10 @@ mod tests {
     #[test]
     fn each_version_has_its_own_until_it_is_gone() {
         let (traffic, now) = (Traffic::default(), Instant::now());
-        traffic.note(LANE, seen(now, Class::Ok, 1));
+        traffic.note(LANE, sample(now, Class::Ok, 1));
         assert_eq!(traffic.status(LaneId(8), now).requests, 0);
-        traffic.note(LaneId(8), seen(now, Class::Timeout, 1));
-        traffic.note(LANE, seen(now, Class::Ok, 1));
+        traffic.note(LaneId(8), sample(now, Class::Timeout, 1));
+        traffic.note(LANE, sample(now, Class::Ok, 1));
         assert_eq!(traffic.status(LaneId(8), now).classes.get("timeout"), Some(&1));
         assert_eq!(traffic.status(LANE, now).requests, 2);
         traffic.retain(&[LANE]);
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_version_is_as_old_as_its_first_request() {
         let (traffic, begin) = (Traffic::default(), Instant::now());
-        (0..50).for_each(|n| traffic.note(LANE, seen(begin + n * SECOND / 10, Class::Ok, 1)));
+        (0..50).for_each(|n| traffic.note(LANE, sample(begin + n * SECOND / 10, Class::Ok, 1)));
         let rate = traffic.status(LANE, begin + 5 * SECOND).requests_per_second;
         assert!((rate - 10.0).abs() < 0.01, "{rate}");
     }
@@ -189,7 +189,7 @@ mod tests {
     fn of_very_many_requests_the_rate_is_that_of_those_that_are_kept() {
         let (traffic, begin) = (Traffic::default(), Instant::now());
         for n in 0..3 * MOST as u64 {
-            traffic.note(LANE, seen(begin + Duration::from_millis(n), Class::Ok, 1));
+            traffic.note(LANE, sample(begin + Duration::from_millis(n), Class::Ok, 1));
         }
         let end = begin + Duration::from_millis(3 * MOST as u64);
         let status = traffic.status(LANE, end);

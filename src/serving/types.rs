@@ -37,7 +37,7 @@ pub struct GenerateRequest {
     /// Keep so many tokens of the prompt, its last ones, and at most as many as fit.
     pub truncate_prompt: Option<usize>,
     /// Which tokens may be drawn, and how likely.
-    pub token_wishes: TokenWishes,
+    pub token_constraints: TokenConstraints,
     /// What each reply must be, and the field that says so.
     pub constraint: Option<(Arc<Constraint>, &'static str)>,
     /// The prompt comes before each reply.
@@ -115,7 +115,7 @@ impl GenerateRequest {
             show_special: false,
             add_special: None,
             truncate_prompt: None,
-            token_wishes: TokenWishes::default(),
+            token_constraints: TokenConstraints::default(),
             constraint: None,
             echo: false,
             count: false,
@@ -153,7 +153,7 @@ pub enum Prompt {
 
 /// What a request wants of single tokens, before it is known which model answers.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct TokenWishes {
+pub struct TokenConstraints {
     /// Added to the logits of these tokens, -100 to 100; -infinity: never drawn.
     pub bias: Vec<(TokenName, f32)>,
     /// No others may be drawn; at least one. `None`: all may.

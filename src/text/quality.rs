@@ -4,15 +4,15 @@
 //! ask for a refusal. They are meant for comparing two models under the same traffic. So a rule errs on the lenient
 //! side, and gives no sign if the client's own request explains what it found.
 //!
-//! In reading order: this file (the rules), `asked` (what the request asked for), `repeats` (loops), `json` and
+//! In reading order: this file (the rules), `request` (what the request asked for), `repeats` (loops), `json` and
 //! `script`. The work on one reply is bounded. It does not know about arms, or what a sign leads to.
 
-mod asked;
 mod json;
 mod repeats;
+mod request;
 mod script;
 
-pub use asked::Asked;
+pub use request::Request;
 
 use super::reply::{Look, Manner, Reasoning, ReplyParser, ReplyPiece};
 
@@ -96,18 +96,18 @@ pub struct Signs {
     pub refusal: bool,
 }
 
-/// The signs of `reply`, the answer to what was `asked`.
-pub fn assess(asked: &Asked<'_>, reply: &Reply<'_>) -> Signs {
-    let parsed = Parsed::of(asked, reply);
+/// The signs of `reply`, the answer to `request`.
+pub fn assess(request: &Request<'_>, reply: &Reply<'_>) -> Signs {
+    let parsed = Parsed::of(request, reply);
     let answer = parsed.answer.as_str();
     Signs {
-        empty: empty(asked, reply),
-        length: reply.end == End::Length && !asked.tiny(),
-        looping: looping(asked, reply),
-        structure: structure(asked, reply, &parsed),
-        unknown_tool: parsed.names.iter().any(|name| !asked.tools.contains(&name.as_str())),
-        script: other_script(asked, answer),
-        refusal: !asked.raw && refusal(answer),
+        empty: empty(request, reply),
+        length: reply.end == End::Length && !request.tiny(),
+        looping: looping(request, reply),
+        structure: structure(request, reply, &parsed),
+        unknown_tool: parsed.names.iter().any(|name| !request.tools.contains(&name.as_str())),
+        script: other_script(request, answer),
+        refusal: !request.raw && refusal(answer),
     }
 }
 
@@ -120,10 +120,10 @@ struct Parsed {
 }
 
 impl Parsed {
-    fn of(asked: &Asked<'_>, reply: &Reply<'_>) -> Parsed {
+    fn of(request: &Request<'_>, reply: &Reply<'_>) -> Parsed {
         let readable = reply.whole && reply.text.len() <= MAX_CALLS;
-        let names = || asked.tools.iter().map(|name| (*name).to_owned()).collect();
-        let tools = (readable && !asked.tools.is_empty()).then(names);
+        let names = || request.tools.iter().map(|name| (*name).to_owned()).collect();
+        let tools = (readable && !request.tools.is_empty()).then(names);
         let look = Look { tools, reasoning: Reasoning::LeftOut, ..Look::default() };
         let mut parser = ReplyParser::new(&look, reply.manner);
         let mut pieces = parser.push(reply.text);
@@ -142,12 +142,12 @@ impl Parsed {
     }
 }
 
-fn empty(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
-    let expected = asked.raw || asked.tiny();
+fn empty(request: &Request<'_>, reply: &Reply<'_>) -> bool {
+    let expected = request.raw || request.tiny();
     reply.end == End::Token && !expected && reply.text.trim().is_empty()
 }
 
-fn looping(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
+fn looping(request: &Request<'_>, reply: &Reply<'_>) -> bool {
     if reply.end != End::Length {
         return false;
     }
@@ -155,24 +155,26 @@ fn looping(asked: &Asked<'_>, reply: &Reply<'_>) -> bool {
         let sample = repeats::sample(reply.ids, period);
         let text = (reply.spell)(sample);
         // A sample may begin or end inside a character.
-        !asked.holds(sample, text.trim_matches(char::REPLACEMENT_CHARACTER))
+        !request.holds(sample, text.trim_matches(char::REPLACEMENT_CHARACTER))
     })
 }
 
 /// An empty reply has its own sign; one that was cut, by whatever, need not be complete, unless a grammar held it.
-fn structure(asked: &Asked<'_>, reply: &Reply<'_>, parsed: &Parsed) -> bool {
-    if asked.structured {
-        return reply.end != End::Token && !asked.tiny();
+fn structure(request: &Request<'_>, reply: &Reply<'_>, parsed: &Parsed) -> bool {
+    if request.structured {
+        return reply.end != End::Token && !request.tiny();
     }
     if reply.end != End::Token || !reply.whole {
         return false;
     }
-    let wanted = asked.json && parsed.names.is_empty() && !reply.text.trim().is_empty();
+    let wanted = request.json && parsed.names.is_empty() && !reply.text.trim().is_empty();
     parsed.broken || wanted && json::is_missing(&parsed.answer)
 }
 
-fn other_script(asked: &Asked<'_>, answer: &str) -> bool {
-    asked.script.is_some_and(|wanted| script::dominant(answer).is_some_and(|found| found != wanted))
+fn other_script(request: &Request<'_>, answer: &str) -> bool {
+    request
+        .script
+        .is_some_and(|wanted| script::dominant(answer).is_some_and(|found| found != wanted))
 }
 
 fn refusal(answer: &str) -> bool {

@@ -12,7 +12,7 @@ use crate::support::{Group, operators_beside, send_signal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serin::access::Access;
-use serin::control::{Life, LoadAsked, ResumePlan, Start, effective_stable, same_place};
+use serin::control::{Life, LoadOrder, ResumePlan, Start, effective_stable, same_place};
 use serin::engine::fake::FakeScript;
 use serin::http::{
     AppState, Bounds, Intake, Lifecycle, Live, Operators, Phase, client_app, operator_app, serve,
@@ -181,7 +181,7 @@ async fn load(
     let free = |path: &PathBuf| !taken.iter().flatten().any(|one| same_place(path, one));
     if let Some(path) = settings.canary.clone().filter(free) {
         let by = "configuration".to_owned();
-        let _ = control.load_canary(LoadAsked::of(path, by)).await;
+        let _ = control.load_canary(LoadOrder::of(path, by)).await;
     }
 }
 

@@ -2,7 +2,7 @@
 //! refused. And a raise that the ledger refuses to record is not carried out until the ledger accepts it.
 
 use crate::support::once_free;
-use serin::control::{Asked, Control, ControlError, Life, LoadAsked, ResumePlan, Start};
+use serin::control::{ConditionalOrder, Control, ControlError, Life, LoadOrder, ResumePlan, Start};
 use serin::ledger::{Entry, Ledger, Options, Reader, Stamp};
 use serin::rollout::{Operator, Order, Policy, Weight};
 use serin::serving::Gateway;
@@ -31,7 +31,7 @@ async fn start(dir: &Path) -> (Gateway, ResumePlan) {
 
 async fn interrupted(dir: &Path, percent: u8) -> (Gateway, ResumePlan) {
     let (gateway, _) = start(dir).await;
-    let asked = LoadAsked::of("canary", "a test");
+    let asked = LoadOrder::of("canary", "a test");
     gateway.control().load_canary(asked).await.expect("a canary");
     give(gateway.control(), set(percent)).await.expect("granted");
     drop(gateway);
@@ -45,7 +45,7 @@ fn set(percent: u8) -> Operator {
 async fn give(control: &Control, command: Operator) -> Result<(), ControlError> {
     let expect = Some(control.status().revision);
     let order = Order { command, by: "a test".to_owned(), reason: None };
-    control.order(Asked { order, expect }).await
+    control.order(ConditionalOrder { order, expect }).await
 }
 
 fn resumed(dir: &Path) -> Vec<u8> {
@@ -74,7 +74,7 @@ async fn what_raises_is_refused_until_the_rollout_is_taken_up() {
     for command in raises {
         assert_eq!(give(control, command).await, Err(ControlError::Resuming), "{command:?}");
     }
-    let asked = LoadAsked { retry: true, ..LoadAsked::of("canary", "a test") };
+    let asked = LoadOrder { retry: true, ..LoadOrder::of("canary", "a test") };
     assert_eq!(control.load_canary(asked).await.err(), Some(ControlError::Resuming));
     let (status, clock) = (control.status(), control.now());
     assert_eq!((status.weight, status.weight_wanted.unwrap_or(status.weight)), (0, 25));
@@ -107,7 +107,7 @@ async fn a_canary_that_is_rolled_back_before_it_is_there_is_not_loaded() {
     let status = control.status();
     assert_eq!(status.phase, "rolled_back");
     assert!(control.models().canary.is_none() && status.unloads.is_empty(), "it was never loaded");
-    let asked = LoadAsked::of("canary", "a test");
+    let asked = LoadOrder::of("canary", "a test");
     let refused = control.load_canary(asked).await.expect_err("it is remembered");
     assert!(refused.to_string().contains("rejected before"), "{refused}");
     drop(gateway);
@@ -240,7 +240,7 @@ async fn inherited_sampling_defaults_survive_a_restart() {
     let gateway = start("stable").await;
     let defaults = gateway.control().models().stable.unwrap().defaults.clone();
     assert_ne!(defaults, own);
-    let asked = LoadAsked { inherit: true, ..LoadAsked::of("canary", "a test") };
+    let asked = LoadOrder { inherit: true, ..LoadOrder::of("canary", "a test") };
     let canary = gateway.control().load_canary(asked).await.expect("a canary");
     assert_eq!((&canary.defaults, canary.inherited), (&defaults, true));
     assert!(gateway.control().status().differences.is_empty());

@@ -211,7 +211,7 @@ pub fn top_k(scores: &[f32], k: usize, ids: &mut Vec<u32>) {
     ids.sort_unstable_by(order);
 }
 
-/// The largest of the values; `None` if there is none, or one of them is no finite number.
+/// The largest of the values; `None` if there is none, or one of them is NaN or infinite.
 pub fn largest(isa: Isa, x: &[f32]) -> Option<f32> {
     // SAFETY: `isa` is one that this machine has.
     let (most, finite) = unsafe { survey(isa, x) };

@@ -4,7 +4,7 @@
 //! writes it directly in that form (`acts.cuh`). It does not know about weights.
 
 use super::buffer::{Buffer, View, ViewMut};
-use super::card::{Arg, Card, CardError, Pool, Queue};
+use super::card::{Arg, Card, CardError, Pool, Stream};
 use half::{bf16, f16};
 use std::sync::Arc;
 
@@ -169,18 +169,18 @@ pub struct ActBuffer {
 }
 
 impl ActBuffer {
-    /// Room for `numbers` inputs in any of these forms, taken in the order of `queue`.
+    /// Room for `numbers` inputs in any of these forms, taken in the order of `stream`.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
         numbers: usize,
         kinds: &[ActKind],
-        queue: Queue,
+        stream: Stream,
     ) -> Result<ActBuffer, CardError> {
         let bytes = kinds.iter().map(|kind| kind.bytes()).max().unwrap_or(0);
         let scales = if kinds.contains(&ActKind::Q8) { numbers.div_ceil(Q8_BLOCK) * 2 } else { 0 };
-        let bytes = Buffer::on(card, pool, numbers * bytes, queue)?;
-        let scales = Buffer::on(card, pool, scales, queue)?;
+        let bytes = Buffer::on(card, pool, numbers * bytes, stream)?;
+        let scales = Buffer::on(card, pool, scales, stream)?;
         Ok(ActBuffer { bytes, scales, numbers })
     }
 

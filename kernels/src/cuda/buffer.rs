@@ -3,7 +3,7 @@
 //! A view has an element type, so a kernel's function can check lengths, and no caller counts bytes. The contents of a
 //! buffer are undefined until something is written to it.
 
-use super::card::{Arg, Card, CardError, HostMemory, Pool, Queue};
+use super::card::{Arg, Card, CardError, HostMemory, Pool, Stream};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub struct Buffer<T: Plain> {
     card: Arc<dyn Card>,
     address: u64,
     len: usize,
-    /// Queue that it is given back on.
-    queue: Queue,
+    /// Stream that it is given back on.
+    stream: Stream,
     kind: PhantomData<T>,
 }
 
@@ -60,21 +60,21 @@ impl<T: Plain> Copy for View<'_, T> {}
 impl<T: Plain> Buffer<T> {
     /// Takes `len` numbers from `pool`; an empty buffer takes nothing.
     pub fn new(card: &Arc<dyn Card>, pool: Pool, len: usize) -> Result<Buffer<T>, CardError> {
-        Buffer::on(card, pool, len, Queue::Compute)
+        Buffer::on(card, pool, len, Stream::Compute)
     }
 
-    /// As [`Buffer::new`], allocated and given back in the order of `queue`. Whoever uses it on the other one
+    /// As [`Buffer::new`], allocated and given back in the order of `stream`. Whoever uses it on the other one
     /// waits for that before it is dropped.
     pub fn on(
         card: &Arc<dyn Card>,
         pool: Pool,
         len: usize,
-        queue: Queue,
+        stream: Stream,
     ) -> Result<Buffer<T>, CardError> {
         let bytes =
             len.checked_mul(size_of::<T>()).ok_or(CardError::OutOfMemory { bytes: usize::MAX })?;
-        let address = if bytes == 0 { 0 } else { card.allocate(pool, bytes, queue)? };
-        Ok(Buffer { card: card.clone(), address, len, queue, kind: PhantomData })
+        let address = if bytes == 0 { 0 } else { card.allocate(pool, bytes, stream)? };
+        Ok(Buffer { card: card.clone(), address, len, stream, kind: PhantomData })
     }
 
     /// A buffer that holds `values`.
@@ -89,7 +89,7 @@ impl<T: Plain> Buffer<T> {
         self.len
     }
 
-    /// Whether it has no numbers, and so no memory.
+    /// Whether it is empty, and so has no memory.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -99,13 +99,13 @@ impl<T: Plain> Buffer<T> {
         &self.card
     }
 
-    /// Copies `values` to the place `at`, in the order of [`Queue::Compute`].
+    /// Copies `values` to the place `at`, in the order of [`Stream::Compute`].
     pub fn write(&mut self, at: usize, values: &[T]) -> Result<(), CardError> {
-        self.write_on(at, values, Queue::Compute)
+        self.write_on(at, values, Stream::Compute)
     }
 
-    /// As [`Buffer::write`], in the order of `queue`. `Err(Shape)` if they do not fit.
-    pub fn write_on(&mut self, at: usize, values: &[T], queue: Queue) -> Result<(), CardError> {
+    /// As [`Buffer::write`], in the order of `stream`. `Err(Shape)` if they do not fit.
+    pub fn write_on(&mut self, at: usize, values: &[T], stream: Stream) -> Result<(), CardError> {
         let end = at.checked_add(values.len());
         if end.is_none_or(|end| end > self.len) {
             let what = format!("{} values at {at} do not fit into {}", values.len(), self.len);
@@ -114,7 +114,7 @@ impl<T: Plain> Buffer<T> {
         if values.is_empty() {
             return Ok(());
         }
-        self.card.upload(self.address + (at * size_of::<T>()) as u64, bytes_of(values), queue)
+        self.card.upload(self.address + (at * size_of::<T>()) as u64, bytes_of(values), stream)
     }
 
     /// Copies numbers from the place `at` on, and waits for them.
@@ -127,7 +127,7 @@ impl<T: Plain> Buffer<T> {
             return Ok(());
         }
         let from = self.address + (at * size_of::<T>()) as u64;
-        self.card.download(from, bytes_of_mut(out), Queue::Compute)
+        self.card.download(from, bytes_of_mut(out), Stream::Compute)
     }
 
     /// Copies another buffer's numbers, as many as this one has.
@@ -138,7 +138,7 @@ impl<T: Plain> Buffer<T> {
         }
         match self.len * size_of::<T>() {
             0 => Ok(()),
-            bytes => self.card.copy(other.address, self.address, bytes, Queue::Compute),
+            bytes => self.card.copy(other.address, self.address, bytes, Stream::Compute),
         }
     }
 
@@ -153,7 +153,7 @@ impl<T: Plain> Buffer<T> {
     pub fn fill(&mut self, byte: u8) -> Result<(), CardError> {
         match self.len * size_of::<T>() {
             0 => Ok(()),
-            bytes => self.card.fill(self.address, byte, bytes, Queue::Compute),
+            bytes => self.card.fill(self.address, byte, bytes, Stream::Compute),
         }
     }
 
@@ -188,7 +188,7 @@ impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
         if self.address != 0 {
             // A card that is dead keeps its memory; whoever unloads compares the pool's figures.
-            let _ = self.card.free(self.address, self.queue);
+            let _ = self.card.free(self.address, self.stream);
         }
     }
 }
@@ -209,7 +209,7 @@ macro_rules! views {
                 self.len
             }
 
-            /// Whether it has no numbers, as [`View::none`].
+            /// Whether it is empty, as [`View::none`].
             pub fn is_empty(&self) -> bool {
                 self.len == 0
             }

@@ -1,7 +1,7 @@
 //! The interface of a GPU ("card" in code): memory pools, copies, launches, matrix products, graphs.
 //!
 //! It is one trait, so that the same model code runs on a real GPU and on the emulated one. Every operation is ordered
-//! by its [`Queue`]. It does not know what a kernel computes.
+//! by its [`Stream`]. It does not know what a kernel computes.
 
 use super::readings::Readings;
 use std::fmt;
@@ -84,7 +84,7 @@ impl DeviceProperties {
     }
 }
 
-/// Memory that launches on [`Queue::Compute`] use one after the other.
+/// Memory that launches on [`Stream::Compute`] use one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workspace {
     /// Address of numbers whose content nobody relies on, and how many.
@@ -98,15 +98,15 @@ pub struct Workspace {
 /// Counts of a [`Workspace`].
 pub const COUNTS: usize = 4096;
 
-/// In what order things happen: all on one queue one after the other, two queues side by side. Memory that one
-/// queue has allocated, filled or used is used, or given back, on the other only once the first has been waited
+/// In what order things happen: all on one stream one after the other, two streams side by side. Memory that one
+/// stream has allocated, filled or used is used, or given back, on the other only once the first has been waited
 /// for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Queue {
+pub enum Stream {
     /// The executor's steps.
     Compute,
     /// A loader's copies. A model's memory is allocated and given back here, so that neither waits for a step nor
-    /// gets into a graph that is being recorded.
+    /// gets into a graph that is being captured.
     Load,
 }
 
@@ -166,9 +166,9 @@ impl Arg {
     }
 }
 
-/// Numbers of a dense product.
+/// The type of the numbers of a dense product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Number {
+pub enum ScalarType {
     /// 32-bit floats, multiplied as such (no TF32).
     F32,
     /// 16-bit IEEE floats.
@@ -177,22 +177,22 @@ pub enum Number {
     BF16,
 }
 
-impl Number {
-    /// Size of one number in bytes.
+impl ScalarType {
+    /// Size of one value in bytes.
     pub fn bytes(self) -> usize {
         match self {
-            Number::F32 => 4,
-            Number::F16 | Number::BF16 => 2,
+            ScalarType::F32 => 4,
+            ScalarType::F16 | ScalarType::BF16 => 2,
         }
     }
 }
 
 /// A dense product: `out[n][rows] = x[n][columns] * weights[rows][columns]^T`, row-major, in and weights of
-/// one kind of number, sums and `out` in f32.
+/// one type, sums and `out` in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gemm {
-    /// The kind of number of `x` and of the weights.
-    pub number: Number,
+    /// The type of `x` and of the weights.
+    pub scalar: ScalarType,
     /// Rows of the weights: numbers in a row of `out`.
     pub rows: usize,
     /// Columns of the weights: numbers in a row of `x`.
@@ -209,11 +209,11 @@ pub struct Gemm {
     pub out_stride: usize,
 }
 
-/// A recorded list of launches.
+/// A captured list of launches (a CUDA graph).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Graph(pub u64);
 
-/// Two marks on [`Queue::Compute`], and the card's own time between them.
+/// Two marks on [`Stream::Compute`], and the card's own time between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timer(pub u64);
 
@@ -226,8 +226,8 @@ pub struct HostMemory {
     pub card: u64,
 }
 
-/// A card. Calls come from the executor's thread ([`Queue::Compute`]) or from one loader thread
-/// ([`Queue::Load`]); each binds itself with [`Card::enter`] first.
+/// A card. Calls come from the executor's thread ([`Stream::Compute`]) or from one loader thread
+/// ([`Stream::Load`]); each binds itself with [`Card::enter`] first.
 ///
 /// Whatever is enqueued may be done long after the call has returned: only [`Card::synchronise`],
 /// [`Card::download`] and [`Card::read_timer`] wait, and a fault shows there at the earliest. [`Card::read_timer`] waits
@@ -250,19 +250,19 @@ pub trait Card: Send + Sync + fmt::Debug {
 
     /// A new pool that holds nothing yet. Memory given back to it is kept for reuse until it is trimmed.
     fn create_pool(&self) -> Result<Pool, CardError>;
-    /// What the pool holds at this moment; memory counts as used until its queue has given it back.
+    /// What the pool holds at this moment; memory counts as used until its stream has given it back.
     /// Fails if there is no such pool.
     fn pool_usage(&self, pool: Pool) -> Result<PoolUsage, CardError>;
-    /// Gives back what the pool keeps for reuse, once the queues have done what they have to do. While a graph is
-    /// recorded [`Queue::Load`] alone is waited for: memory given back there is trimmed all the same.
+    /// Gives back what the pool keeps for reuse, once the streams have done what they have to do. While a graph is
+    /// captured [`Stream::Load`] alone is waited for: memory given back there is trimmed all the same.
     fn trim_pool(&self, pool: Pool) -> Result<(), CardError>;
     /// Waits as [`Card::trim_pool`]; refused while anything of the pool is in use.
     fn destroy_pool(&self, pool: Pool) -> Result<(), CardError>;
 
     /// Memory with undefined content, on 256 bytes.
-    fn allocate(&self, pool: Pool, bytes: usize, queue: Queue) -> Result<u64, CardError>;
-    /// Gives memory back after everything that the queue has to do.
-    fn free(&self, address: u64, queue: Queue) -> Result<(), CardError>;
+    fn allocate(&self, pool: Pool, bytes: usize, stream: Stream) -> Result<u64, CardError>;
+    /// Gives memory back after everything that the stream has to do.
+    fn free(&self, address: u64, stream: Stream) -> Result<(), CardError>;
     /// The pool that an address belongs to.
     fn pool_of(&self, address: u64) -> Result<Pool, CardError>;
 
@@ -273,17 +273,17 @@ pub trait Card: Send + Sync + fmt::Debug {
     fn unmap_host(&self, memory: HostMemory) -> Result<(), CardError>;
 
     /// Copies to the card; `from` may be changed once this returns. Large ones go through pinned staging.
-    fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError>;
+    fn upload(&self, to: u64, from: &[u8], stream: Stream) -> Result<(), CardError>;
     /// Copies from the card, and waits for it.
-    fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError>;
+    fn download(&self, from: u64, to: &mut [u8], stream: Stream) -> Result<(), CardError>;
     /// Copies on the card itself; the ranges do not overlap.
-    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError>;
-    /// Sets `bytes` bytes from `address` on to `byte`, in the order of `queue`.
-    fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError>;
-    /// Waits until the queue has done everything, and reports what went wrong meanwhile.
-    fn synchronise(&self, queue: Queue) -> Result<(), CardError>;
+    fn copy(&self, from: u64, to: u64, bytes: usize, stream: Stream) -> Result<(), CardError>;
+    /// Sets `bytes` bytes from `address` on to `byte`, in the order of `stream`.
+    fn fill(&self, address: u64, byte: u8, bytes: usize, stream: Stream) -> Result<(), CardError>;
+    /// Waits until the stream has done everything, and reports what went wrong meanwhile.
+    fn synchronise(&self, stream: Stream) -> Result<(), CardError>;
 
-    /// Runs a kernel on [`Queue::Compute`].
+    /// Runs a kernel on [`Stream::Compute`].
     ///
     /// # Safety
     /// The arguments are those that the kernel of this name takes, and every address in them is good for what
@@ -295,7 +295,7 @@ pub trait Card: Send + Sync + fmt::Debug {
         args: &[Arg],
     ) -> Result<(), CardError>;
 
-    /// A dense product on [`Queue::Compute`].
+    /// A dense product on [`Stream::Compute`].
     ///
     /// # Safety
     /// The addresses hold what [`Gemm`] says.
@@ -303,26 +303,26 @@ pub trait Card: Send + Sync + fmt::Debug {
 
     /// A new timer without marks.
     fn create_timer(&self) -> Result<Timer, CardError>;
-    /// Marks the beginning: once everything that was enqueued on [`Queue::Compute`] before is done.
+    /// Marks the beginning: once everything that was enqueued on [`Stream::Compute`] before is done.
     fn start_timer(&self, timer: Timer) -> Result<(), CardError>;
-    /// Marks the end: once everything that was enqueued on [`Queue::Compute`] before is done.
+    /// Marks the end: once everything that was enqueued on [`Stream::Compute`] before is done.
     fn stop_timer(&self, timer: Timer) -> Result<(), CardError>;
     /// Waits for the end that was marked last; the time since the beginning.
     fn read_timer(&self, timer: Timer) -> Result<Duration, CardError>;
     /// Destroys the timer; one that is not known is ignored.
-    fn forget_timer(&self, timer: Timer) -> Result<(), CardError>;
+    fn destroy_timer(&self, timer: Timer) -> Result<(), CardError>;
 
-    /// From here on, launches and products are recorded instead of run. Meanwhile everything else on
-    /// [`Queue::Compute`] is refused, from whichever thread it comes (what is given back there waits);
-    /// [`Queue::Load`] goes on.
-    fn begin_recording(&self) -> Result<(), CardError>;
-    /// Ends the recording and returns it, ready to be replayed. Fails if nothing was being recorded.
-    fn end_recording(&self) -> Result<Graph, CardError>;
-    /// Runs what was recorded, with the addresses and numbers of then.
-    fn replay(&self, graph: Graph) -> Result<(), CardError>;
-    /// Waits for [`Queue::Compute`] and destroys the graph; one that is not known is ignored. Refused during
-    /// a recording.
-    fn forget(&self, graph: Graph) -> Result<(), CardError>;
+    /// From here on, launches and products are captured instead of run. Meanwhile everything else on
+    /// [`Stream::Compute`] is refused, from whichever thread it comes (what is given back there waits);
+    /// [`Stream::Load`] goes on.
+    fn begin_capture(&self) -> Result<(), CardError>;
+    /// Ends the capture and returns it, ready to be launched. Fails if nothing was being captured.
+    fn end_capture(&self) -> Result<Graph, CardError>;
+    /// Launches a captured graph, with the addresses and numbers of then.
+    fn launch_graph(&self, graph: Graph) -> Result<(), CardError>;
+    /// Waits for [`Stream::Compute`] and destroys the graph; one that is not known is ignored. Refused during
+    /// a capture.
+    fn destroy_graph(&self, graph: Graph) -> Result<(), CardError>;
 }
 
 /// Arguments that a kernel may have.

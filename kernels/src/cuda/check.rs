@@ -5,7 +5,7 @@
 //! with the kernels.
 
 #[cfg(all(test, feature = "emulator"))]
-use super::card::Queue;
+use super::card::Stream;
 use super::card::{Card, CardError, Pool};
 use std::fmt;
 use std::sync::Arc;
@@ -173,7 +173,9 @@ pub(crate) fn prove(family: Family) {
                 card.properties().name
             );
         }
-        [Queue::Compute, Queue::Load].iter().for_each(|queue| card.synchronise(*queue).unwrap());
+        [Stream::Compute, Stream::Load]
+            .iter()
+            .for_each(|stream| card.synchronise(*stream).unwrap());
         assert_eq!(card.pool_usage(pool).unwrap().used, 0, "a case keeps memory");
     }
 }

@@ -126,7 +126,7 @@ fn kernel(kind: Kind) -> Result<&'static str, CardError> {
 mod tests {
     use super::*;
     use crate::cuda::buffer::Buffer;
-    use crate::cuda::card::Queue;
+    use crate::cuda::card::Stream;
     use crate::cuda::emulated::EmulatedCard;
     use crate::cuda::rope;
     use std::sync::Arc;
@@ -156,7 +156,7 @@ mod tests {
         for (kind, columns) in [(Kind::F32, 32), (Kind::Q4K, 256), (Kind::Q8_0, 8192)] {
             let mut matrix = Matrix::new(&card, pool, kind, 3, columns).unwrap();
             let stored = vec![1; 3 * matrix.row_bytes()];
-            matrix.write_rows(0, &stored, Queue::Load).unwrap();
+            matrix.write_rows(0, &stored, Stream::Load).unwrap();
             let tokens = Buffer::of(&card, pool, &[2, 0, 1]).unwrap();
             let mut out = [(); 2].map(|()| Buffer::<f32>::new(&card, pool, 3 * columns).unwrap());
             let [cos, sin, cos_by_itself, sin_by_itself] = &mut angles;
@@ -185,7 +185,7 @@ mod tests {
         for kind in Kind::on_cards() {
             let mut matrix = Matrix::new(&card, pool, kind, 2, 256).unwrap();
             let stored = vec![0; 2 * matrix.row_bytes()];
-            matrix.write_rows(0, &stored, Queue::Load).unwrap();
+            matrix.write_rows(0, &stored, Stream::Load).unwrap();
             let tokens = Buffer::of(&card, pool, &[1, 2, u32::MAX]).unwrap();
             let mut out = Buffer::new(&card, pool, 3 * 256).unwrap();
             embed(&*card, &matrix, tokens.view(), View::none(), 3, 1.0, out.view_mut(), None, None)
@@ -195,7 +195,7 @@ mod tests {
             assert!(out[256..].iter().all(|v| v.is_nan()));
         }
         let mut matrix = Matrix::new(&card, pool, Kind::F32, 2, 4).unwrap();
-        matrix.write_rows(0, &[0; 32], Queue::Load).unwrap();
+        matrix.write_rows(0, &[0; 32], Stream::Load).unwrap();
         let tokens = Buffer::of(&card, pool, &[1, 0]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 9).unwrap();
         let none = View::none();

@@ -15,7 +15,7 @@ pub mod requests;
 
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,
-    PoolUsage, Queue, Timer, Workspace, check_grid,
+    PoolUsage, Stream, Timer, Workspace, check_grid,
 };
 pub use clock::Pace;
 use clock::{Clock, Marks};
@@ -42,18 +42,18 @@ unsafe extern "C" {
     fn serin_emulator_memory(what: i32, address: u64, bytes: usize);
 }
 
-/// What the checker of races is told of memory; in the order of the emulator's `Memory`.
+/// What is reported of memory to the checker of races; in the order of the emulator's `Memory`.
 #[derive(Debug, Clone, Copy)]
-enum Told {
+enum MemoryEvent {
     Fresh,
     Written,
     Freed,
 }
 
-/// Tells the checker of races, if there is one, what the host does to memory.
-fn tell(what: Told, address: u64, bytes: usize) {
+/// Reports to the checker of races, if there is one, what the host does to memory.
+fn report_memory(event: MemoryEvent, address: u64, bytes: usize) {
     // SAFETY: the address is only remembered.
-    unsafe { serin_emulator_memory(what as i32, address, bytes) };
+    unsafe { serin_emulator_memory(event as i32, address, bytes) };
 }
 
 /// Where allocations begin. The checker of races wants pages of their own.
@@ -88,7 +88,7 @@ pub struct EmulatedCard {
     temper: EmulationMode,
     order: AtomicU64,
     state: Mutex<State>,
-    /// Held by whoever does a queue's work, so that it is done in order.
+    /// Held by whoever does a stream's work, so that it is done in order.
     turns: [Mutex<()>; 2],
 }
 
@@ -98,19 +98,19 @@ struct State {
     /// By address of the first usable byte.
     blocks: BTreeMap<u64, Block>,
     graphs: HashMap<Graph, Vec<Work>>,
-    recording: Option<Recording>,
+    capture: Option<Capture>,
     queues: Queues,
     clock: Clock,
     timers: HashMap<Timer, Marks>,
     next: u64,
-    replays: u64,
+    graph_launches: u64,
     dead: Option<String>,
     /// Allocations left until one fails, if a test asked for that.
     fail_after: Option<u64>,
 }
 
 #[derive(Debug)]
-struct Recording {
+struct Capture {
     works: Vec<Work>,
     by: ThreadId,
     freed: Vec<u64>,
@@ -123,8 +123,8 @@ struct Block {
     bytes: usize,
     /// With a fence before and behind.
     memory: Vec<u8>,
-    /// The queue on which it was allocated, until that has been waited for: until then the other may not use it.
-    pending: Option<Queue>,
+    /// The stream on which it was allocated, until that has been waited for: until then the other may not use it.
+    pending: Option<Stream>,
 }
 
 impl EmulatedCard {
@@ -201,14 +201,14 @@ impl EmulatedCard {
         self.state.lock().clock.now()
     }
 
-    /// Number of graphs that were replayed.
-    pub fn replays(&self) -> u64 {
-        self.state.lock().replays
+    /// Number of graph launches.
+    pub fn graph_launches(&self) -> u64 {
+        self.state.lock().graph_launches
     }
 
-    /// What a pessimistic card has been given on a queue and not yet done, in order; kernels by their names.
-    pub fn waiting(&self, queue: Queue) -> Vec<&'static str> {
-        self.state.lock().queues.names(queue)
+    /// What a pessimistic card has been given on a stream and not yet done, in order; kernels by their names.
+    pub fn waiting(&self, stream: Stream) -> Vec<&'static str> {
+        self.state.lock().queues.names(stream)
     }
 
     fn alive(&self) -> Result<MutexGuard<'_, State>, CardError> {
@@ -219,47 +219,47 @@ impl EmulatedCard {
         }
     }
 
-    /// As [`EmulatedCard::alive`], for anything on a queue but launches.
-    fn turn(&self, queue: Queue, what: &str) -> Result<MutexGuard<'_, State>, CardError> {
+    /// As [`EmulatedCard::alive`], for anything on a stream but launches.
+    fn turn(&self, stream: Stream, what: &str) -> Result<MutexGuard<'_, State>, CardError> {
         let state = self.alive()?;
-        match queue == Queue::Compute && state.recording.is_some() {
-            true => Err(other(format!("{what} while a graph is recorded"))),
+        match stream == Stream::Compute && state.capture.is_some() {
+            true => Err(other(format!("{what} while a graph is captured"))),
             false => Ok(state),
         }
     }
 
-    /// Puts work at the queue's end; a prompt card does it at once.
+    /// Puts work at the stream's end; a prompt card does it at once.
     fn enqueue(
         &self,
         mut state: MutexGuard<'_, State>,
-        queue: Queue,
+        stream: Stream,
         work: Work,
     ) -> Result<(), CardError> {
         let at = state.clock.now();
-        state.queues.push(queue, work, at);
+        state.queues.push(stream, work, at);
         drop(state);
         match self.temper {
-            EmulationMode::Prompt => self.drain(queue),
+            EmulationMode::Prompt => self.drain(stream),
             EmulationMode::Pessimistic => Ok(()),
         }
     }
 
-    /// Does all of a queue's work. A kernel that fails is a fault that no later call survives, unless the card
+    /// Does all of a stream's work. A kernel that fails is a fault that no later call survives, unless the card
     /// is prompt, which can tell whose it was.
-    fn drain(&self, queue: Queue) -> Result<(), CardError> {
-        self.drain_to(queue, usize::MAX)
+    fn drain(&self, stream: Stream) -> Result<(), CardError> {
+        self.drain_to(stream, usize::MAX)
     }
 
-    /// Does the first `most` pieces of a queue's work.
-    fn drain_to(&self, queue: Queue, most: usize) -> Result<(), CardError> {
-        let _turn = self.turns[queue as usize].lock();
+    /// Does the first `most` pieces of a stream's work.
+    fn drain_to(&self, stream: Stream, most: usize) -> Result<(), CardError> {
+        let _turn = self.turns[stream as usize].lock();
         for _ in 0..most {
             let mut state = self.alive()?;
-            let Some((work, at)) = state.queues.pop(queue) else {
-                state.settle(queue);
+            let Some((work, at)) = state.queues.pop(stream) else {
+                state.settle(stream);
                 return Ok(());
             };
-            let (begun, cost) = state.clock.begin(queue, at, &work);
+            let (begun, cost) = state.clock.begin(stream, at, &work);
             let done = match work.is_long() {
                 true => {
                     let usable = state.usable(&work);
@@ -270,7 +270,7 @@ impl EmulatedCard {
                 }
                 false => state.apply(&work, begun),
             };
-            state.clock.end(queue, begun + cost, &work);
+            state.clock.end(stream, begun + cost, &work);
             if let Err(error) = done {
                 if self.temper == EmulationMode::Pessimistic {
                     state.dead = Some(error.to_string());
@@ -281,11 +281,11 @@ impl EmulatedCard {
         Ok(())
     }
 
-    /// Waits for a queue: the host's time goes on to its end.
-    fn wait(&self, queue: Queue) -> Result<MutexGuard<'_, State>, CardError> {
-        self.drain(queue)?;
+    /// Waits for a stream: the host's time goes on to its end.
+    fn wait(&self, stream: Stream) -> Result<MutexGuard<'_, State>, CardError> {
+        self.drain(stream)?;
         let mut state = self.alive()?;
-        state.clock.wait(queue);
+        state.clock.wait(stream);
         Ok(state)
     }
 
@@ -297,7 +297,7 @@ impl EmulatedCard {
                 unsafe { product::multiply(gemm, self.temper) };
                 for row in 0..gemm.n {
                     let first = gemm.out + (row * gemm.out_stride * size_of::<f32>()) as u64;
-                    tell(Told::Written, first, gemm.rows * size_of::<f32>());
+                    report_memory(MemoryEvent::Written, first, gemm.rows * size_of::<f32>());
                 }
                 Ok(())
             }
@@ -333,22 +333,24 @@ impl EmulatedCard {
         Err(other(format!("{kernel}: {}", String::from_utf8_lossy(&error[..end]))))
     }
 
-    fn launch_or_record(&self, work: Work) -> Result<(), CardError> {
+    fn launch_or_capture(&self, work: Work) -> Result<(), CardError> {
         let mut state = self.alive()?;
-        match &mut state.recording {
-            None => self.enqueue(state, Queue::Compute, work),
-            Some(recording) if recording.by == std::thread::current().id() => {
-                recording.works.push(work);
+        match &mut state.capture {
+            None => self.enqueue(state, Stream::Compute, work),
+            Some(capture) if capture.by == std::thread::current().id() => {
+                capture.works.push(work);
                 Ok(())
             }
-            Some(_) => Err(other("another thread records a graph".into())),
+            Some(_) => Err(other("another thread captures a graph".into())),
         }
     }
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.blocks.iter().for_each(|(address, block)| tell(Told::Freed, *address, block.bytes));
+        self.blocks
+            .iter()
+            .for_each(|(address, block)| report_memory(MemoryEvent::Freed, *address, block.bytes));
     }
 }
 
@@ -362,20 +364,20 @@ impl State {
                 unsafe {
                     std::ptr::copy_nonoverlapping(bytes.as_ptr(), *to as *mut u8, bytes.len())
                 };
-                tell(Told::Written, *to, bytes.len());
+                report_memory(MemoryEvent::Written, *to, bytes.len());
             }
             Work::Copy { from, to, bytes } => {
                 self.within(*from, *bytes)?;
                 self.within(*to, *bytes)?;
                 // SAFETY: both ranges are inside live allocations.
                 unsafe { std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes) };
-                tell(Told::Written, *to, *bytes);
+                report_memory(MemoryEvent::Written, *to, *bytes);
             }
             Work::Fill { address, byte, bytes } => {
                 self.within(*address, *bytes)?;
                 // SAFETY: the bytes are inside a live allocation.
                 unsafe { std::ptr::write_bytes(*address as *mut u8, *byte, *bytes) };
-                tell(Told::Written, *address, *bytes);
+                report_memory(MemoryEvent::Written, *address, *bytes);
             }
             Work::Free(address) => self.release(*address)?,
             Work::Mark { timer, end } => {
@@ -388,14 +390,14 @@ impl State {
         Ok(())
     }
 
-    /// Checks that all memory that a kernel or product is given is allocated, and may be used on its queue.
+    /// Checks that all memory that a kernel or product is given is allocated, and may be used on its stream.
     fn usable(&self, work: &Work) -> Result<(), CardError> {
         for address in work.addresses() {
             let block = self.block(address);
             let what = match block {
                 None => "is not allocated",
-                Some(block) if block.pending == Some(Queue::Load) => {
-                    "was allocated on the loader's queue, which nobody has waited for"
+                Some(block) if block.pending == Some(Stream::Load) => {
+                    "was allocated on the loader's stream, which nobody has waited for"
                 }
                 Some(_) => continue,
             };
@@ -428,7 +430,7 @@ impl State {
         if let Some(usage) = block.pool.and_then(|pool| self.pools.get_mut(&pool)) {
             usage.used -= block.bytes.next_multiple_of(256) as u64;
         }
-        tell(Told::Freed, address, block.bytes);
+        report_memory(MemoryEvent::Freed, address, block.bytes);
         let start = (address - block.memory.as_ptr() as u64) as usize;
         let (before, behind) = (&block.memory[..start], &block.memory[start + block.bytes..]);
         let whole = before.iter().chain(behind).all(|byte| *byte == FENCE_BYTE);
@@ -436,15 +438,15 @@ impl State {
         Ok(())
     }
 
-    /// What was allocated on a queue may be used everywhere once that has been waited for.
-    fn settle(&mut self, queue: Queue) {
-        for block in self.blocks.values_mut().filter(|block| block.pending == Some(queue)) {
+    /// What was allocated on a stream may be used everywhere once that has been waited for.
+    fn settle(&mut self, stream: Stream) {
+        for block in self.blocks.values_mut().filter(|block| block.pending == Some(stream)) {
             block.pending = None;
         }
     }
 
     /// A fresh block of poison between fences; its address.
-    fn add(&mut self, pool: Option<Pool>, bytes: usize, fill: u8, pending: Option<Queue>) -> u64 {
+    fn add(&mut self, pool: Option<Pool>, bytes: usize, fill: u8, pending: Option<Stream>) -> u64 {
         let mut memory = vec![fill; bytes.next_multiple_of(ALIGNMENT) + 2 * FENCE + ALIGNMENT];
         let base = memory.as_ptr() as usize;
         let start = (base + FENCE).next_multiple_of(ALIGNMENT) - base;
@@ -452,9 +454,9 @@ impl State {
         memory[start + bytes..].fill(FENCE_BYTE);
         let address = (base + start) as u64;
         self.blocks.insert(address, Block { pool, bytes, memory, pending });
-        tell(Told::Fresh, address, bytes);
+        report_memory(MemoryEvent::Fresh, address, bytes);
         if fill != POISON {
-            tell(Told::Written, address, bytes);
+            report_memory(MemoryEvent::Written, address, bytes);
         }
         address
     }
@@ -537,9 +539,9 @@ impl Card for EmulatedCard {
         }
     }
 
-    fn allocate(&self, pool: Pool, bytes: usize, queue: Queue) -> Result<u64, CardError> {
+    fn allocate(&self, pool: Pool, bytes: usize, stream: Stream) -> Result<u64, CardError> {
         let free = self.memory()?.free;
-        let mut state = self.turn(queue, "an allocation")?;
+        let mut state = self.turn(stream, "an allocation")?;
         let refused = state.fails_now();
         let size = bytes.next_multiple_of(256) as u64;
         let usage = state.pools.get_mut(&pool);
@@ -550,19 +552,19 @@ impl Card for EmulatedCard {
         }
         usage.used += size;
         usage.reserved = usage.reserved.max(usage.used);
-        let pending = (self.temper == EmulationMode::Pessimistic).then_some(queue);
+        let pending = (self.temper == EmulationMode::Pessimistic).then_some(stream);
         Ok(state.add(Some(pool), bytes, POISON, pending))
     }
 
-    fn free(&self, address: u64, queue: Queue) -> Result<(), CardError> {
+    fn free(&self, address: u64, stream: Stream) -> Result<(), CardError> {
         let mut state = self.alive()?;
-        if queue == Queue::Compute
-            && let Some(recording) = &mut state.recording
+        if stream == Stream::Compute
+            && let Some(capture) = &mut state.capture
         {
-            recording.freed.push(address);
+            capture.freed.push(address);
             return Ok(());
         }
-        self.enqueue(state, queue, Work::Free(address))
+        self.enqueue(state, stream, Work::Free(address))
     }
 
     fn pool_of(&self, address: u64) -> Result<Pool, CardError> {
@@ -585,15 +587,15 @@ impl Card for EmulatedCard {
         self.alive()?.release(memory.host)
     }
 
-    fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError> {
-        let state = self.turn(queue, "a copy to the GPU")?;
+    fn upload(&self, to: u64, from: &[u8], stream: Stream) -> Result<(), CardError> {
+        let state = self.turn(stream, "a copy to the GPU")?;
         state.within(to, from.len())?;
-        self.enqueue(state, queue, Work::Upload(to, from.to_vec()))
+        self.enqueue(state, stream, Work::Upload(to, from.to_vec()))
     }
 
-    fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError> {
-        drop(self.turn(queue, "a copy from the GPU")?);
-        let mut state = self.wait(queue)?;
+    fn download(&self, from: u64, to: &mut [u8], stream: Stream) -> Result<(), CardError> {
+        drop(self.turn(stream, "a copy from the GPU")?);
+        let mut state = self.wait(stream)?;
         state.within(from, to.len())?;
         // SAFETY: the bytes are inside a live allocation.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
@@ -601,22 +603,22 @@ impl Card for EmulatedCard {
         Ok(())
     }
 
-    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError> {
-        let state = self.turn(queue, "copying")?;
+    fn copy(&self, from: u64, to: u64, bytes: usize, stream: Stream) -> Result<(), CardError> {
+        let state = self.turn(stream, "copying")?;
         state.within(from, bytes)?;
         state.within(to, bytes)?;
-        self.enqueue(state, queue, Work::Copy { from, to, bytes })
+        self.enqueue(state, stream, Work::Copy { from, to, bytes })
     }
 
-    fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError> {
-        let state = self.turn(queue, "filling memory")?;
+    fn fill(&self, address: u64, byte: u8, bytes: usize, stream: Stream) -> Result<(), CardError> {
+        let state = self.turn(stream, "filling memory")?;
         state.within(address, bytes)?;
-        self.enqueue(state, queue, Work::Fill { address, byte, bytes })
+        self.enqueue(state, stream, Work::Fill { address, byte, bytes })
     }
 
-    fn synchronise(&self, queue: Queue) -> Result<(), CardError> {
-        drop(self.turn(queue, "waiting")?);
-        self.wait(queue).map(drop)
+    fn synchronise(&self, stream: Stream) -> Result<(), CardError> {
+        drop(self.turn(stream, "waiting")?);
+        self.wait(stream).map(drop)
     }
 
     unsafe fn launch(
@@ -631,11 +633,11 @@ impl Card for EmulatedCard {
         if unsafe { serin_emulator_knows(name.as_ptr()) } == 0 {
             return Err(other(format!("there is no kernel {kernel}")));
         }
-        self.launch_or_record(Work::Launch(kernel, grid, args.to_vec()))
+        self.launch_or_capture(Work::Launch(kernel, grid, args.to_vec()))
     }
 
     unsafe fn gemm(&self, gemm: Gemm) -> Result<(), CardError> {
-        self.launch_or_record(Work::Product(gemm))
+        self.launch_or_capture(Work::Product(gemm))
     }
 
     fn create_timer(&self) -> Result<Timer, CardError> {
@@ -646,18 +648,18 @@ impl Card for EmulatedCard {
     }
 
     fn start_timer(&self, timer: Timer) -> Result<(), CardError> {
-        let state = self.turn(Queue::Compute, "starting a timer")?;
-        self.enqueue(state, Queue::Compute, Work::Mark { timer, end: false })
+        let state = self.turn(Stream::Compute, "starting a timer")?;
+        self.enqueue(state, Stream::Compute, Work::Mark { timer, end: false })
     }
 
     fn stop_timer(&self, timer: Timer) -> Result<(), CardError> {
-        let state = self.turn(Queue::Compute, "stopping a timer")?;
-        self.enqueue(state, Queue::Compute, Work::Mark { timer, end: true })
+        let state = self.turn(Stream::Compute, "stopping a timer")?;
+        self.enqueue(state, Stream::Compute, Work::Mark { timer, end: true })
     }
 
     fn read_timer(&self, timer: Timer) -> Result<Duration, CardError> {
-        let before = self.turn(Queue::Compute, "reading a timer")?.queues.up_to_end(timer);
-        self.drain_to(Queue::Compute, before)?;
+        let before = self.turn(Stream::Compute, "reading a timer")?.queues.up_to_end(timer);
+        self.drain_to(Stream::Compute, before)?;
         let mut state = self.alive()?;
         let marks = state.timers.get(&timer).and_then(Marks::ended);
         let (end, between) =
@@ -666,53 +668,53 @@ impl Card for EmulatedCard {
         Ok(between)
     }
 
-    fn forget_timer(&self, timer: Timer) -> Result<(), CardError> {
+    fn destroy_timer(&self, timer: Timer) -> Result<(), CardError> {
         self.alive()?.timers.remove(&timer);
         Ok(())
     }
 
-    fn begin_recording(&self) -> Result<(), CardError> {
-        let mut state = self.turn(Queue::Compute, "another recording")?;
+    fn begin_capture(&self) -> Result<(), CardError> {
+        let mut state = self.turn(Stream::Compute, "a second capture")?;
         let by = std::thread::current().id();
-        state.recording = Some(Recording { works: Vec::new(), by, freed: Vec::new() });
+        state.capture = Some(Capture { works: Vec::new(), by, freed: Vec::new() });
         Ok(())
     }
 
-    fn end_recording(&self) -> Result<Graph, CardError> {
+    fn end_capture(&self) -> Result<Graph, CardError> {
         let mut state = self.alive()?;
-        let recorded = state.recording.take();
-        let Recording { works, freed, .. } =
-            recorded.ok_or_else(|| other("nothing is recorded".into()))?;
+        let ended = state.capture.take();
+        let Capture { works, freed, .. } =
+            ended.ok_or_else(|| other("nothing is being captured".into()))?;
         let graph = Graph(state.fresh());
         state.graphs.insert(graph, works);
         drop(state);
-        freed.into_iter().try_for_each(|address| self.free(address, Queue::Compute))?;
+        freed.into_iter().try_for_each(|address| self.free(address, Stream::Compute))?;
         Ok(graph)
     }
 
-    fn replay(&self, graph: Graph) -> Result<(), CardError> {
-        let works = self.turn(Queue::Compute, "a replay")?.graphs.get(&graph).cloned();
+    fn launch_graph(&self, graph: Graph) -> Result<(), CardError> {
+        let works = self.turn(Stream::Compute, "a graph launch")?.graphs.get(&graph).cloned();
         let works = works.ok_or_else(|| other("there is no such graph".into()))?;
-        self.alive()?.replays += 1;
+        self.alive()?.graph_launches += 1;
         for work in works {
-            self.enqueue(self.alive()?, Queue::Compute, work)?;
+            self.enqueue(self.alive()?, Stream::Compute, work)?;
         }
         Ok(())
     }
 
-    fn forget(&self, graph: Graph) -> Result<(), CardError> {
-        self.synchronise(Queue::Compute)?;
+    fn destroy_graph(&self, graph: Graph) -> Result<(), CardError> {
+        self.synchronise(Stream::Compute)?;
         self.alive()?.graphs.remove(&graph);
         Ok(())
     }
 }
 
 impl EmulatedCard {
-    /// Both queues, but for the executor's while it is recorded.
+    /// Both streams, but for the executor's while it is captured.
     fn wait_for_all(&self) -> Result<(), CardError> {
-        drop(self.wait(Queue::Load)?);
-        let recorded = self.alive()?.recording.is_some();
-        if recorded { Ok(()) } else { self.wait(Queue::Compute).map(drop) }
+        drop(self.wait(Stream::Load)?);
+        let capturing = self.alive()?.capture.is_some();
+        if capturing { Ok(()) } else { self.wait(Stream::Compute).map(drop) }
     }
 }
 

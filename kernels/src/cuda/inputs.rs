@@ -6,7 +6,7 @@
 //! flight, and one for the step after it. It does not know what the sections mean.
 
 use super::buffer::{Buffer, Mapped, Plain, View};
-use super::card::{Arg, Card, CardError, Grid, Pool, Queue};
+use super::card::{Arg, Card, CardError, Grid, Pool, Stream};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub struct StepInputs {
 }
 
 impl StepInputs {
-    /// Room for so many words of each section, in the order of [`Queue::Load`].
+    /// Room for so many words of each section, in the order of [`Stream::Load`].
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
@@ -51,7 +51,7 @@ impl StepInputs {
         Ok(StepInputs {
             host: [Mapped::new(card, words)?, Mapped::new(card, words)?],
             place: 0,
-            card: Buffer::on(card, pool, words, Queue::Load)?,
+            card: Buffer::on(card, pool, words, Stream::Load)?,
             starts,
             rooms,
         })
@@ -130,7 +130,7 @@ mod tests {
         let view: View<'_, u64> = inputs.section(1);
         assert_eq!(view.len(), 1);
         let place = crate::cuda::buffer::bytes_of_mut(&mut got);
-        card.download(view.address(), place, Queue::Compute).unwrap();
+        card.download(view.address(), place, Stream::Compute).unwrap();
         assert_eq!(got, [7]);
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::pessimistic(1 << 20, pace));
         let pool = card.create_pool().unwrap();
         let mut inputs = StepInputs::new(&card, pool, [2, 2, 0, 0]).unwrap();
-        card.synchronise(Queue::Load).unwrap();
+        card.synchronise(Stream::Load).unwrap();
         let mut kept = Buffer::<u32>::new(&card, pool, 4).unwrap();
         let to = kept.view().address();
         for (place, value) in [(0, 5u32), (1, 6)] {
@@ -148,7 +148,7 @@ mod tests {
             inputs.write(0, &[value; 2]).unwrap();
             inputs.fetch(&*card, 0..1).unwrap();
             let from = inputs.section::<u32>(0).address();
-            card.copy(from, to + 8 * place as u64, 8, Queue::Compute).unwrap();
+            card.copy(from, to + 8 * place as u64, 8, Stream::Compute).unwrap();
         }
         assert_eq!(kept.to_vec().unwrap(), [5, 5, 6, 6]);
         kept.fill(0).unwrap();

@@ -7,7 +7,7 @@
 //! sequence (PagedAttention, arXiv:2309.06180). It does not know about sequences.
 
 use super::buffer::{Buffer, View, ViewMut};
-use super::card::{Card, CardError, DeviceProperties, Pool, Queue};
+use super::card::{Card, CardError, DeviceProperties, Pool, Stream};
 use std::sync::Arc;
 
 /// How cached numbers are kept.
@@ -139,14 +139,14 @@ pub struct KvViewMut<'a> {
 }
 
 impl KvLayer {
-    /// Takes a layer's memory, in the order of `queue`; what it holds is undefined. Refuses a kind that the device
+    /// Takes a layer's memory, in the order of `stream`; what it holds is undefined. Refuses a kind that the device
     /// cannot keep.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
         shape: KvShape,
         kind: KvKind,
-        queue: Queue,
+        stream: Stream,
     ) -> Result<KvLayer, CardError> {
         kind.check(card.properties())?;
         let bytes = shape.heads() * shape.head_dim * kind.bytes();
@@ -154,9 +154,9 @@ impl KvLayer {
         Ok(KvLayer {
             shape,
             kind,
-            keys: Buffer::on(card, pool, bytes, queue)?,
-            values: Buffer::on(card, pool, bytes, queue)?,
-            scales: Buffer::on(card, pool, scales, queue)?,
+            keys: Buffer::on(card, pool, bytes, stream)?,
+            values: Buffer::on(card, pool, bytes, stream)?,
+            scales: Buffer::on(card, pool, scales, stream)?,
         })
     }
 
@@ -227,19 +227,19 @@ pub struct Rows<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::paper::PaperCard;
+    use super::super::paper::DryRunCard;
     use super::*;
 
     const SHAPE: KvShape = KvShape { blocks: 3, block_size: 16, kv_heads: 2, head_dim: 128 };
 
     #[test]
     fn a_layer_takes_the_bytes_that_were_planned() {
-        let card: Arc<dyn Card> = Arc::new(PaperCard::new((8, 9), 128, 99 << 10));
+        let card: Arc<dyn Card> = Arc::new(DryRunCard::new((8, 9), 128, 99 << 10));
         let pool = card.create_pool().unwrap();
         let heads = 2 * 3 * 16 * 2;
         let bytes = [512, 256, 128 + 4, 128].map(|head| heads * head);
         for (kind, bytes) in KvKind::ALL.into_iter().zip(bytes) {
-            let layer = KvLayer::new(&card, pool, SHAPE, kind, Queue::Load).unwrap();
+            let layer = KvLayer::new(&card, pool, SHAPE, kind, Stream::Load).unwrap();
             let taken = layer.keys.len() + layer.values.len() + 4 * layer.scales.len();
             assert_eq!((SHAPE.layer_bytes(kind), taken), (bytes, bytes), "{kind:?}");
         }
@@ -248,10 +248,10 @@ mod tests {
     #[test]
     fn older_devices_keep_no_fp8_and_say_what_they_keep() {
         for capability in [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)] {
-            let card: Arc<dyn Card> = Arc::new(PaperCard::new(capability, 28, 99 << 10));
+            let card: Arc<dyn Card> = Arc::new(DryRunCard::new(capability, 28, 99 << 10));
             let pool = card.create_pool().unwrap();
             for kind in KvKind::ALL {
-                let made = KvLayer::new(&card, pool, SHAPE, kind, Queue::Load).map(|_| ());
+                let made = KvLayer::new(&card, pool, SHAPE, kind, Stream::Load).map(|_| ());
                 let refused = kind == KvKind::E4M3 && capability < (8, 9);
                 assert_eq!(made.is_err(), refused, "{kind:?} on {capability:?}");
                 if let Err(why) = made {

@@ -40,8 +40,8 @@ pub mod weights;
 pub use acts::{ActBuffer, ActKind, Acts, ActsMut, ProductInput, Scale};
 pub use buffer::{Buffer, Mapped, View, ViewMut};
 pub use card::{
-    Arg, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Number, Pool,
-    PoolUsage, Queue,
+    Arg, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool, PoolUsage,
+    ScalarType, Stream,
 };
 #[cfg(any(test, feature = "known-answers"))]
 pub use check::{Check, Size};

@@ -5,7 +5,7 @@
 
 use super::card::{
     Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, Memory, Pool,
-    PoolUsage, Queue, Timer, Workspace, check_grid,
+    PoolUsage, Stream, Timer, Workspace, check_grid,
 };
 use parking_lot::Mutex;
 use std::time::Duration;
@@ -35,7 +35,7 @@ impl Noted {
 
 /// The card.
 #[derive(Debug)]
-pub struct PaperCard {
+pub struct DryRunCard {
     properties: DeviceProperties,
     state: Mutex<State>,
 }
@@ -57,10 +57,10 @@ impl State {
     }
 }
 
-impl PaperCard {
+impl DryRunCard {
     /// A card of this compute capability, with so many multiprocessors and so much shared memory for a block.
-    pub fn new(capability: (u32, u32), multiprocessors: u32, shared_per_block: u32) -> PaperCard {
-        let name = "a card on paper".into();
+    pub fn new(capability: (u32, u32), multiprocessors: u32, shared_per_block: u32) -> DryRunCard {
+        let name = "a dry-run card".into();
         let properties = DeviceProperties {
             name,
             capability,
@@ -70,12 +70,12 @@ impl PaperCard {
             clock: 0,
             emulated: true,
         };
-        PaperCard { properties, state: Mutex::default() }
+        DryRunCard { properties, state: Mutex::default() }
     }
 
     /// The same card with memory that transfers so many bytes a second, and so many cycles a second.
     #[must_use]
-    pub fn with_rates(mut self, bandwidth: u64, clock: u64) -> PaperCard {
+    pub fn with_rates(mut self, bandwidth: u64, clock: u64) -> DryRunCard {
         (self.properties.bandwidth, self.properties.clock) = (bandwidth, clock);
         self
     }
@@ -90,7 +90,7 @@ impl PaperCard {
     }
 }
 
-impl Card for PaperCard {
+impl Card for DryRunCard {
     fn properties(&self) -> &DeviceProperties {
         &self.properties
     }
@@ -129,16 +129,16 @@ impl Card for PaperCard {
         Ok(())
     }
 
-    fn allocate(&self, _: Pool, bytes: usize, _: Queue) -> Result<u64, CardError> {
+    fn allocate(&self, _: Pool, bytes: usize, _: Stream) -> Result<u64, CardError> {
         Ok(self.state.lock().take(bytes as u64))
     }
 
-    fn free(&self, _: u64, _: Queue) -> Result<(), CardError> {
+    fn free(&self, _: u64, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
     fn pool_of(&self, address: u64) -> Result<Pool, CardError> {
-        Err(CardError::Other(format!("a card on paper does not keep the pool of {address}")))
+        Err(CardError::Other(format!("a dry-run card does not keep the pool of {address}")))
     }
 
     fn map_host(&self, bytes: usize) -> Result<HostMemory, CardError> {
@@ -155,24 +155,24 @@ impl Card for PaperCard {
         Ok(())
     }
 
-    fn upload(&self, _: u64, _: &[u8], _: Queue) -> Result<(), CardError> {
+    fn upload(&self, _: u64, _: &[u8], _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn download(&self, _: u64, to: &mut [u8], _: Queue) -> Result<(), CardError> {
+    fn download(&self, _: u64, to: &mut [u8], _: Stream) -> Result<(), CardError> {
         to.fill(0);
         Ok(())
     }
 
-    fn copy(&self, _: u64, _: u64, _: usize, _: Queue) -> Result<(), CardError> {
+    fn copy(&self, _: u64, _: u64, _: usize, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn fill(&self, _: u64, _: u8, _: usize, _: Queue) -> Result<(), CardError> {
+    fn fill(&self, _: u64, _: u8, _: usize, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn synchronise(&self, _: Queue) -> Result<(), CardError> {
+    fn synchronise(&self, _: Stream) -> Result<(), CardError> {
         Ok(())
     }
 
@@ -208,24 +208,24 @@ impl Card for PaperCard {
         Ok(Duration::ZERO)
     }
 
-    fn forget_timer(&self, _: Timer) -> Result<(), CardError> {
+    fn destroy_timer(&self, _: Timer) -> Result<(), CardError> {
         Ok(())
     }
 
-    /// What is recorded counts as launched once; a replay counts nothing.
-    fn begin_recording(&self) -> Result<(), CardError> {
+    /// What is captured counts as launched once; launching the graph counts nothing.
+    fn begin_capture(&self) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn end_recording(&self) -> Result<Graph, CardError> {
+    fn end_capture(&self) -> Result<Graph, CardError> {
         Ok(Graph(self.id()))
     }
 
-    fn replay(&self, _: Graph) -> Result<(), CardError> {
+    fn launch_graph(&self, _: Graph) -> Result<(), CardError> {
         Ok(())
     }
 
-    fn forget(&self, _: Graph) -> Result<(), CardError> {
+    fn destroy_graph(&self, _: Graph) -> Result<(), CardError> {
         Ok(())
     }
 }

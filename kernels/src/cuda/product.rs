@@ -26,7 +26,7 @@ pub use side_by_side::multiply_all;
 use super::acts::{ActKind, ProductInput};
 use super::buffer::{Buffer, View, ViewMut};
 use super::card::{
-    Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Grid, Number, Pool, Queue,
+    Arg, COUNTS, Card, CardError, DeviceProperties, Gemm, Grid, Pool, ScalarType, Stream,
 };
 use super::norm::{PIECE, leaves_scale};
 use super::rows::{fits, require};
@@ -56,7 +56,7 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Takes memory for a matrix, in the order of [`Queue::Load`]. What it holds is undefined until all rows have
+    /// Takes memory for a matrix, in the order of [`Stream::Load`]. What it holds is undefined until all rows have
     /// been written.
     pub fn new(
         card: &Arc<dyn Card>,
@@ -75,7 +75,7 @@ impl Matrix {
         let layout = layout.ok_or_else(|| {
             CardError::Shape(format!("a matrix of {kind:?} cannot have {rows} rows of {columns}"))
         })?;
-        let buffer = Buffer::on(card, pool, layout.bytes(), Queue::Load)?;
+        let buffer = Buffer::on(card, pool, layout.bytes(), Stream::Load)?;
         Ok(Matrix { kind, rows, columns, layout, buffer })
     }
 
@@ -84,7 +84,7 @@ impl Matrix {
         &mut self,
         first: usize,
         bytes: &[u8],
-        queue: Queue,
+        stream: Stream,
     ) -> Result<(), CardError> {
         let row = self.row_bytes();
         let rows = bytes.len() / row;
@@ -95,7 +95,7 @@ impl Matrix {
             return Err(CardError::Shape(what));
         }
         if !self.kind.is_quantised() {
-            return self.buffer.write_on(first * row, bytes, queue);
+            return self.buffer.write_on(first * row, bytes, stream);
         }
         let most = (STAGING / row).max(1);
         let mut staged = vec![0; most.min(rows) * row];
@@ -103,7 +103,7 @@ impl Matrix {
             let (rows, staged) = (bytes.len() / row, &mut staged[..bytes.len()]);
             planes(self.kind, rows, self.columns, bytes, staged);
             for piece in self.layout.pieces(at, rows) {
-                self.buffer.write_on(piece.at, &staged[piece.from], queue)?;
+                self.buffer.write_on(piece.at, &staged[piece.from], stream)?;
             }
         }
         Ok(())
@@ -480,10 +480,10 @@ impl Product<'_> {
 
     fn library(&self, card: &dyn Card) -> Result<(), CardError> {
         let Matrix { kind, rows, columns, .. } = *self.matrix;
-        let number = match kind {
-            Kind::F32 => Number::F32,
-            Kind::F16 => Number::F16,
-            Kind::BF16 => Number::BF16,
+        let scalar = match kind {
+            Kind::F32 => ScalarType::F32,
+            Kind::F16 => ScalarType::F16,
+            Kind::BF16 => ScalarType::BF16,
             _ => return Err(CardError::Shape(format!("the library cannot read {kind:?}"))),
         };
         let [Arg::Address(x), _] = self.x.acts.args() else {
@@ -492,7 +492,7 @@ impl Product<'_> {
         let (n, out, out_stride) = (self.n, self.out, self.stride);
         let weights = self.matrix.address();
         // SAFETY: `check` has held all shapes against each other.
-        unsafe { card.gemm(Gemm { number, rows, columns, n, weights, x, out, out_stride })? };
+        unsafe { card.gemm(Gemm { scalar, rows, columns, n, weights, x, out, out_stride })? };
         match self.bias {
             0 => Ok(()),
             _ => self.add_bias(card),

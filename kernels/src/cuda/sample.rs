@@ -228,7 +228,7 @@ fn check(batch: &SampleBatch<'_>) -> Result<(), CardError> {
     }
     let lengths = [
         ("logits", batch.logits.len(), n * vocab),
-        ("rows' wishes", batch.params.len(), n),
+        ("rows' parameters", batch.params.len(), n),
         ("words of scratch", batch.scratch.len(), scratch_len(n, vocab)),
         ("ids", batch.ids.len(), n),
         ("ids for the host", batch.host_ids.len(), n),

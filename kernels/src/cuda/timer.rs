@@ -4,7 +4,7 @@ use super::card::{self, Card, CardError};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Takes the card's own time of what was enqueued on [`card::Queue::Compute`] between two points.
+/// Takes the card's own time of what was enqueued on [`card::Stream::Compute`] between two points.
 #[derive(Debug)]
 pub struct Timer {
     card: Arc<dyn Card>,
@@ -35,7 +35,7 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        // A card that is dead has nothing to forget.
-        let _ = self.card.forget_timer(self.timer);
+        // A card that is dead has nothing to destroy.
+        let _ = self.card.destroy_timer(self.timer);
     }
 }

@@ -67,7 +67,7 @@ pub(crate) enum Scale {
     F16(usize),
     /// An f16 in the upper four bits of four words of 16 bits each, the lowest bits first.
     Spread16(usize),
-    /// A power of two: its exponent, of which 0 stands for 2^-128. All bits set are no number.
+    /// A power of two: its exponent, of which 0 stands for 2^-128. All bits set are NaN.
     Exponent(usize),
 }
 

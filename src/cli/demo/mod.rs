@@ -15,7 +15,7 @@ use super::serve::Running;
 use crate::config::{Config, demo_models};
 use crate::control::Status;
 use crate::device::DeviceChoice;
-use crate::http::orders::{LoadAsk, Loaded, OrderAsk};
+use crate::http::orders::{LoadRequest, Loaded, OrderRequest};
 use crate::rollout::Policy;
 use clap::Args;
 use fault::Fault;
@@ -97,8 +97,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, CliError> {
             break status;
         }
         if args.bad.is_some() && !rolled_back && held(&status) {
-            let ask = OrderAsk { reason: Some(ON_HOLD.to_owned()), ..OrderAsk::default() };
-            let _: Value = client.order("/admin/rollback", &ask).await?;
+            let request =
+                OrderRequest { reason: Some(ON_HOLD.to_owned()), ..OrderRequest::default() };
+            let _: Value = client.order("/admin/rollback", &request).await?;
             rolled_back = true;
         }
     };
@@ -138,14 +139,14 @@ async fn load_canary(
         None => models.join("tiny-v2"),
         Some(fault) => fault.model(models, folder).map_err(CliError::from_text)?,
     };
-    let mut ask = LoadAsk { path: canary.display().to_string(), ..LoadAsk::default() };
-    let loaded: Result<Loaded, CliError> = client.order("/admin/canary/load", &ask).await;
+    let mut request = LoadRequest { path: canary.display().to_string(), ..LoadRequest::default() };
+    let loaded: Result<Loaded, CliError> = client.order("/admin/canary/load", &request).await;
     let Err(refused) = loaded else { return Ok(()) };
     if fault.is_none() {
         return Err(refused);
     }
-    ask.allow = true;
-    let _: Loaded = client.order("/admin/canary/load", &ask).await?;
+    request.allow = true;
+    let _: Loaded = client.order("/admin/canary/load", &request).await?;
     println!("{refused}\n\nIt was loaded all the same, as by `serin canary load --allow`.\n");
     Ok(())
 }

@@ -207,19 +207,19 @@ mod tests {
 
     impl PrefixIndex {
         /// Each registered block with its serial number and its predecessor's.
-        pub fn known(&self) -> Vec<(u32, u64, Option<u64>)> {
-            let known = (0u32..).zip(&self.nodes).filter_map(|(block, node)| {
+        pub fn cached(&self) -> Vec<(u32, u64, Option<u64>)> {
+            let cached = (0u32..).zip(&self.nodes).filter_map(|(block, node)| {
                 let Node { serial, hash, parent } = (*node)?;
-                assert_eq!(self.by_hash.get(&hash), Some(&block), "a known block can be found");
+                assert_eq!(self.by_hash.get(&hash), Some(&block), "a cached block can be found");
                 let parent = match parent {
                     Parent::Origin(_) => None,
                     Parent::Block(serial) => Some(serial),
                 };
                 Some((block, serial, parent))
             });
-            let known: Vec<_> = known.collect();
-            assert_eq!(known.len(), self.by_hash.len(), "what can be found is known");
-            known
+            let cached: Vec<_> = cached.collect();
+            assert_eq!(cached.len(), self.by_hash.len(), "what can be found is cached");
+            cached
         }
     }
 

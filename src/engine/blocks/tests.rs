@@ -10,38 +10,44 @@ const SIZE: usize = 4;
 
 impl BlockPool {
     /// Number of tables that contain a block.
-    pub(in crate::engine) fn holders(&self, block: u32) -> u32 {
-        self.holders[block as usize]
+    pub(in crate::engine) fn ref_count(&self, block: u32) -> u32 {
+        self.ref_counts[block as usize]
     }
 
     /// Whether a block can be found by its prefix.
-    pub(in crate::engine) fn is_known(&self, block: u32) -> bool {
+    pub(in crate::engine) fn is_cached(&self, block: u32) -> bool {
         self.index.serial(block).is_some()
     }
 
     /// Checks that each block is in exactly one state, that the counts match `tables`, and that prefixes
     /// would be evicted from their ends.
     pub(in crate::engine) fn audit<'a>(&self, tables: impl Iterator<Item = &'a [u32]>) {
-        let mut holders = vec![0; self.total()];
-        tables.flatten().for_each(|block| holders[*block as usize] += 1);
-        assert_eq!(holders, self.holders, "holders are those of the tables");
+        let mut counts = vec![0; self.total()];
+        tables.flatten().for_each(|block| counts[*block as usize] += 1);
+        assert_eq!(counts, self.ref_counts, "references are those of the tables");
         let evictable = self.evictable.order();
         let mut unreferenced: HashSet<u32> = HashSet::new();
         for block in evictable.iter().chain(&self.free) {
             assert!(unreferenced.insert(*block), "block {block} is in two places");
-            assert_eq!(self.holders(*block), 0, "block {block} is referenced and free");
+            assert_eq!(self.ref_count(*block), 0, "block {block} is referenced and free");
         }
-        assert!(self.free.iter().all(|block| !self.is_known(*block)), "free blocks are unknown");
-        assert!(evictable.iter().all(|block| self.is_known(*block)), "evictable blocks are known");
-        let referenced = holders.iter().filter(|count| **count > 0).count();
+        assert!(
+            self.free.iter().all(|block| !self.is_cached(*block)),
+            "free blocks are not cached"
+        );
+        assert!(
+            evictable.iter().all(|block| self.is_cached(*block)),
+            "evictable blocks are cached"
+        );
+        let referenced = counts.iter().filter(|count| **count > 0).count();
         assert_eq!(referenced + unreferenced.len(), self.total(), "no block is lost");
         assert_eq!((self.used(), self.free()), (referenced, unreferenced.len()));
-        let known = self.index.known();
+        let cached = self.index.cached();
         let by_serial: HashMap<u64, u32> =
-            known.iter().map(|(b, serial, _)| (*serial, *b)).collect();
-        assert_eq!((known.len(), by_serial.len()), (self.cached(), self.cached()));
+            cached.iter().map(|(b, serial, _)| (*serial, *b)).collect();
+        assert_eq!((cached.len(), by_serial.len()), (self.cached(), self.cached()));
         let age = |block: u32| evictable.iter().position(|b| *b == block).unwrap_or(usize::MAX);
-        for (child, _, parent) in &known {
+        for (child, _, parent) in &cached {
             let Some(parent) = parent.and_then(|serial| by_serial.get(&serial)) else { continue };
             let (child, parent) = (age(*child), age(*parent));
             assert!(child < parent || parent == usize::MAX, "a block outlives the one before it");
@@ -104,8 +110,8 @@ impl World {
         let upto = (holder.computed + tokens).min(holder.tokens.len());
         for at in holder.computed / SIZE..upto.div_ceil(SIZE) {
             let block = holder.table[at];
-            assert_eq!(self.pool.holders(block), 1, "a shared block is written");
-            assert!(!self.pool.is_known(block), "a block that others may find is written");
+            assert_eq!(self.pool.ref_count(block), 1, "a shared block is written");
+            assert!(!self.pool.is_cached(block), "a block that others may find is written");
             let end = upto.min((at + 1) * SIZE);
             self.written.insert(block, Some((holder.origin, holder.tokens[..end].to_vec())));
         }
@@ -143,11 +149,11 @@ impl World {
         self.write(who, 6);
         let table = self.holders[who].table.clone();
         if all {
-            self.pool.forget(&table);
-            assert!(table.iter().all(|block| !self.pool.is_known(*block)));
+            self.pool.invalidate(&table);
+            assert!(table.iter().all(|block| !self.pool.is_cached(*block)));
         }
         for block in &table[from.min(table.len())..] {
-            if !self.pool.is_known(*block) && self.pool.holders(*block) == 1 {
+            if !self.pool.is_cached(*block) && self.pool.ref_count(*block) == 1 {
                 self.written.insert(*block, None);
             }
         }
@@ -315,5 +321,5 @@ fn an_admission_that_does_not_fit_changes_nothing() {
     world.admit(Origin::default(), tokens(1, 16));
     assert_eq!((world.holders.len(), world.pool.evictable.order()), (1, before));
     assert_eq!(world.pool.evictions(), 1);
-    assert!(world.pool.is_known(table[0]));
+    assert!(world.pool.is_cached(table[0]));
 }

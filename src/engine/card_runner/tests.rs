@@ -118,18 +118,18 @@ impl RowCase {
 
 /// What the kernel draws for these rows.
 fn on_card(card: &Arc<dyn Card>, pool: Pool, rows: &[RowCase], vocab: usize) -> Vec<u32> {
-    let (mut told, mut room, n) = (Told::default(), usize::MAX, rows.len());
+    let (mut inputs, mut room, n) = (SamplingInputs::default(), usize::MAX, rows.len());
     for row in rows {
         row.with(|draw| {
             assert!(draws_on_card(&RowTask::Sample(draw), &mut room));
-            let _ = told.add(draw, vocab);
+            let _ = inputs.add(draw, vocab);
         });
     }
     let logits: Vec<f32> = rows.iter().flat_map(|row| &row.logits).copied().collect();
     let mut logits = Buffer::of(card, pool, &logits).unwrap();
-    let params = Buffer::of(card, pool, &told.params).unwrap();
-    let edits = Buffer::of(card, pool, &told.edits).unwrap();
-    let masks = Buffer::of(card, pool, &told.masks).unwrap();
+    let params = Buffer::of(card, pool, &inputs.params).unwrap();
+    let edits = Buffer::of(card, pool, &inputs.edits).unwrap();
+    let masks = Buffer::of(card, pool, &inputs.masks).unwrap();
     let mut scratch = Buffer::new(card, pool, scratch_len(n, vocab)).unwrap();
     let mut ids = Buffer::new(card, pool, n).unwrap();
     let mut host_ids = Buffer::new(card, pool, rows.len()).unwrap();
@@ -192,9 +192,9 @@ fn a_guide_that_fails_and_logits_that_are_not_finite_harm_no_other_row() {
     ];
     rows[3].logits[40] = f32::NAN;
     assert!(matches!(on_host(&rows[1]), Err(SampleError::Guide(_))));
-    let mut told = Told::default();
-    assert!(rows[1].with(|draw| told.add(draw, vocab)).is_err());
-    assert_eq!((told.params.len(), told.params[0].mask, told.masks.len()), (1, NO_MASK, 0));
+    let mut inputs = SamplingInputs::default();
+    assert!(rows[1].with(|draw| inputs.add(draw, vocab)).is_err());
+    assert_eq!((inputs.params.len(), inputs.params[0].mask, inputs.masks.len()), (1, NO_MASK, 0));
     let ids = on_card(&card, pool, &rows, vocab);
     assert_eq!([ids[0], ids[2], ids[3]], [5, 64, NON_FINITE]);
     assert_eq!(on_host(&rows[0]), Ok(5));

@@ -4,7 +4,7 @@ use super::*;
 use crate::device::Batch;
 use crate::engine::RunError;
 use crate::engine::fake::{FakeRunner, FakeScript};
-use crate::engine::{Capacity, EngineError, EngineHandle, Loaded, Ticket};
+use crate::engine::{Capacity, EngineError, EngineHandle, Loaded, PendingStep};
 use crate::model::{Draw, LoadError, SamplingParams};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -26,7 +26,7 @@ impl Runner for Counted {
         self.inner.capacity()
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.inner.enqueue(batch, draws)
     }

@@ -12,7 +12,7 @@ use crate::model::{
 };
 use serde_json::json;
 use serin_kernels::cuda::emulated::{EmulatedCard, Pace as CardPace};
-use serin_kernels::cuda::{Card, KvKind, Queue};
+use serin_kernels::cuda::{Card, KvKind, Stream};
 use std::collections::VecDeque;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -50,8 +50,8 @@ fn lane(id: u64, decoder: CardDecoder) -> Lane {
 /// One step from beginning to end.
 fn step(lane: &mut Lane, shared: bool, now: impl Fn() -> Instant) -> Option<StepFault> {
     match lane.begin(Turn::Next { shared }, &now) {
-        Begun::Failed(fault) => fault,
-        Begun::Nothing | Begun::InFlight => lane.finish(None, &now),
+        StepStart::Failed(fault) => fault,
+        StepStart::Nothing | StepStart::InFlight => lane.finish(None, &now),
     }
 }
 
@@ -176,7 +176,7 @@ struct Thirds {
 impl Guide for Thirds {
     fn mask(&mut self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
         if let Some(card) = &self.at_work {
-            let waiting = card.waiting(Queue::Compute);
+            let waiting = card.waiting(Stream::Compute);
             assert!(waiting.contains(&"step_inputs"), "{waiting:?}");
             assert!(!waiting.iter().any(|work| work.starts_with("sample_")), "{waiting:?}");
         }
@@ -277,11 +277,11 @@ fn guided_and_other_rows_of_a_batch_say_what_each_says_alone_on_the_cpu() {
 fn masks_are_made_while_a_graph_of_the_layers_runs() {
     let weights = weights();
     let mut said = Vec::new();
-    for record in [true, false] {
+    for capture in [true, false] {
         let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
         let card: Arc<dyn Card> = emulated.clone();
         let decoder = decoder(&weights, &card);
-        let decoder = if record { decoder } else { decoder.without_recording() };
+        let decoder = if capture { decoder } else { decoder.without_capture() };
         let mut lane = lane(1, decoder);
         let guided = |i: usize| {
             let (mut asked, inbox) = request(20 + i, 8);
@@ -293,11 +293,11 @@ fn masks_are_made_while_a_graph_of_the_layers_runs() {
         let both = replies(&mut lane, (0..2).map(guided).collect());
         assert!(both.iter().all(|(ids, _)| ids.len() == 6), "{both:?}");
         // After the prompts, the first step is launched; the others are replayed.
-        assert_eq!(emulated.replays(), if record { 4 } else { 0 });
+        assert_eq!(emulated.graph_launches(), if capture { 4 } else { 0 });
         let free = replies(&mut lane, (0..2).map(|i| request(20 + i, 8)).collect());
-        assert_eq!(emulated.replays(), if record { 4 + 6 } else { 0 });
+        assert_eq!(emulated.graph_launches(), if capture { 4 + 6 } else { 0 });
         said.push((both, free, replies(&mut lane, (0..2).map(guided).collect())));
-        assert_eq!(emulated.replays(), if record { 4 + 6 + 5 } else { 0 });
+        assert_eq!(emulated.graph_launches(), if capture { 4 + 6 + 5 } else { 0 });
     }
     assert_eq!(said[0], said[1]);
     assert_eq!(said[0].0, said[0].2);
@@ -307,7 +307,7 @@ fn masks_are_made_while_a_graph_of_the_layers_runs() {
 const LOADS: usize = 1000;
 
 #[test]
-fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
+fn a_canary_is_loaded_and_dropped_while_a_graph_is_captured() {
     let card: Arc<dyn Card> = Arc::new(EmulatedCard::pessimistic(
         64 << 20,
         serin_kernels::cuda::emulated::Pace::default(),
@@ -315,7 +315,7 @@ fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
     let weights = weights();
     let free = card.memory().unwrap().free;
     for _ in 0..LOADS {
-        card.begin_recording().unwrap();
+        card.begin_capture().unwrap();
         let loaded = std::thread::scope(|scope| {
             let loader = scope.spawn(|| {
                 drop(decoder(&weights, &card));
@@ -323,14 +323,14 @@ fn a_canary_is_loaded_and_dropped_while_a_graph_is_recorded() {
             });
             loader.join().unwrap()
         });
-        let graph = card.end_recording().unwrap();
-        card.forget(graph).unwrap();
+        let graph = card.end_capture().unwrap();
+        card.destroy_graph(graph).unwrap();
         assert!(loaded.usage().used > 0);
         let report = loaded.close();
         assert_eq!((report.used_after, report.reserved_after), (0, 0));
         assert_eq!(card.memory().unwrap().free, free, "both pools came back whole");
     }
-    card.synchronise(Queue::Compute).unwrap();
+    card.synchronise(Stream::Compute).unwrap();
 }
 
 /// Enqueues a step, ahead of the one in flight if there is one and if that can be; then finishes the oldest of two.
@@ -340,7 +340,7 @@ fn turn_ahead(lane: &mut Lane, start: Instant) -> bool {
         0 => Turn::Next { shared: false },
         _ => Turn::Ahead,
     };
-    let begun = lane.begin(turn, || start) == Begun::InFlight;
+    let begun = lane.begin(turn, || start) == StepStart::InFlight;
     if lane.in_flight() == 2 || !begun {
         assert!(lane.finish(None, || start).is_none());
     }
@@ -363,12 +363,12 @@ fn of_length(i: usize) -> (SeqRequest, UnboundedReceiver<SeqEvent>) {
 #[test]
 fn steps_ahead_say_what_steps_one_by_one_say() {
     let weights = weights();
-    for record in [true, false] {
+    for capture in [true, false] {
         let emulated = Arc::new(EmulatedCard::pessimistic(64 << 20, slow()));
         let card: Arc<dyn Card> = emulated.clone();
-        let model = |decoder: CardDecoder| match record {
+        let model = |decoder: CardDecoder| match capture {
             true => decoder,
-            false => decoder.without_recording(),
+            false => decoder.without_capture(),
         };
         let mut one_by_one = lane(1, model(decoder(&weights, &card)));
         let expected = replies(&mut one_by_one, (0..6).map(of_length).collect());
@@ -384,7 +384,7 @@ fn steps_ahead_say_what_steps_one_by_one_say() {
         while !lane.is_idle() {
             if turn_ahead(&mut lane, start) {
                 ahead += 1;
-                assert!(!emulated.waiting(Queue::Compute).is_empty(), "the GPU has work");
+                assert!(!emulated.waiting(Stream::Compute).is_empty(), "the GPU has work");
             }
         }
         let got: Vec<_> = inboxes.into_iter().map(said).collect();
@@ -413,13 +413,13 @@ fn two_lanes_have_steps_in_flight_and_say_what_each_says_alone() {
     while lanes.iter().any(|lane| !lane.is_idle()) {
         for this in [0, 1] {
             let begun = lanes[this].begin(Turn::Next { shared: true }, || start);
-            assert!(!matches!(begun, Begun::Failed(_)), "{begun:?}");
+            assert!(!matches!(begun, StepStart::Failed(_)), "{begun:?}");
             assert!(!lanes[this].must_finish());
             if lanes[1 - this].in_flight() == 1 {
                 assert!(lanes[1 - this].finish(None, || start).is_none());
                 both += 1;
                 assert_eq!(
-                    emulated.waiting(Queue::Compute).is_empty(),
+                    emulated.waiting(Stream::Compute).is_empty(),
                     lanes[this].in_flight() == 0
                 );
             }
@@ -477,12 +477,12 @@ fn a_gpu_that_fails_with_two_steps_in_flight_is_lost() {
     for _ in 0..4 {
         assert!(step(&mut lane, false, || start).is_none());
     }
-    assert_eq!(lane.begin(Turn::Next { shared: false }, || start), Begun::InFlight);
-    assert_eq!(lane.begin(Turn::Ahead, || start), Begun::InFlight);
+    assert_eq!(lane.begin(Turn::Next { shared: false }, || start), StepStart::InFlight);
+    assert_eq!(lane.begin(Turn::Ahead, || start), StepStart::InFlight);
     emulated.kill("as asked");
     let fault = lane.finish(None, || start);
     assert!(matches!(&fault, Some(StepFault::DeviceLost(_))), "{fault:?}");
-    lane.give_up(&Fault::DeviceLost("as asked".into()), start);
+    lane.shut_down(&Fault::DeviceLost("as asked".into()), start);
     assert_eq!(lane.in_flight(), 0);
     let (ids, end) = said(inbox);
     assert_eq!(ids.len(), 4);

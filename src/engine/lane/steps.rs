@@ -7,7 +7,7 @@
 use super::{Lane, StepFault};
 use crate::device::{Arena, Batch};
 use crate::engine::request::Fault;
-use crate::engine::runner::{Finished, RunError, Runner, Ticket};
+use crate::engine::runner::{Finished, PendingStep, RunError, Runner};
 use crate::engine::work::{CostModel, Load, Step};
 use crate::model::Draw;
 use std::collections::VecDeque;
@@ -70,9 +70,9 @@ impl Expected {
     }
 }
 
-/// What became of a turn.
+/// Whether a step was started in this turn.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Begun {
+pub(in crate::engine) enum StepStart {
     /// There was nothing to do.
     Nothing,
     InFlight,
@@ -82,7 +82,7 @@ pub(in crate::engine) enum Begun {
 
 #[derive(Debug)]
 struct InFlight {
-    ticket: Ticket,
+    pending: PendingStep,
     batch: Batch,
     begun: Instant,
     matched: bool,
@@ -139,7 +139,7 @@ impl Lane {
     /// Whether the step that was enqueued last needs the host, or is already done. Then nothing may be enqueued before
     /// it is finished.
     pub fn must_finish(&self) -> bool {
-        self.steps.in_flight.back().is_some_and(|step| !step.ticket.is_on_its_own())
+        self.steps.in_flight.back().is_some_and(|step| !step.pending.is_on_its_own())
     }
 
     /// When the oldest step in flight will probably be done, if the device began it no sooner than at `free`.
@@ -159,28 +159,28 @@ impl Lane {
     }
 
     /// Schedules a step and enqueues it.
-    pub fn begin(&mut self, turn: Turn, now: impl Fn() -> Instant) -> Begun {
+    pub fn begin(&mut self, turn: Turn, now: impl Fn() -> Instant) -> StepStart {
         let mut batch = self.steps.spare.pop().unwrap_or_default();
         let begun = now();
         if !self.schedule(turn, &mut batch, begun) {
             self.steps.spare.push(batch);
             self.publish();
-            return Begun::Nothing;
+            return StepStart::Nothing;
         }
         let draws = self.scheduler.draws();
         let runner = &mut self.runner;
         let enqueued = guarded(&self.arena, || runner.enqueue(&batch, &draws));
         let matched = matches!(turn, Turn::Of { matched: true, .. });
         let failed = match enqueued {
-            Ok(Ok(ticket)) => {
-                self.steps.in_flight.push_back(InFlight { ticket, batch, begun, matched });
-                return Begun::InFlight;
+            Ok(Ok(pending)) => {
+                self.steps.in_flight.push_back(InFlight { pending, batch, begun, matched });
+                return StepStart::InFlight;
             }
             Ok(Err(fault)) => Ok(fault),
             Err(panic) => Err(panic),
         };
         self.steps.spare.push(batch);
-        Begun::Failed(match turn {
+        StepStart::Failed(match turn {
             Turn::Ahead => self.fail_ahead(failed),
             Turn::Next { .. } | Turn::Of { .. } => self.fail_step(failed, now()),
         })
@@ -221,13 +221,13 @@ impl Lane {
         costs: Option<&CostModel>,
         now: impl Fn() -> Instant,
     ) -> Option<StepFault> {
-        let InFlight { ticket, batch, begun, matched } = self.steps.in_flight.pop_front()?;
-        let draws = match ticket.is_on_its_own() {
+        let InFlight { pending, batch, begun, matched } = self.steps.in_flight.pop_front()?;
+        let draws = match pending.is_on_its_own() {
             true => Vec::new(),
             false => self.scheduler.draws(),
         };
         let runner = &mut self.runner;
-        let outcome = guarded(&self.arena, || runner.finish(ticket, &batch, &draws));
+        let outcome = guarded(&self.arena, || runner.finish(pending, &batch, &draws));
         #[cfg(any(test, debug_assertions, feature = "testing"))]
         if let Some(slowed) = &mut self.slowed {
             slowed.wait(begun, &batch, &now);
@@ -268,7 +268,7 @@ impl Lane {
                 let fault = Fault::Panic(panic.clone());
                 match self.panics < PANICS_TO_FAIL {
                     true => self.scheduler.fail_step(&fault, at),
-                    false => self.give_up(&fault, at),
+                    false => self.shut_down(&fault, at),
                 }
                 Some(StepFault::Panic(panic))
             }
@@ -294,8 +294,8 @@ pub(super) fn run(
     draws: &[Draw<'_>],
 ) -> Result<Result<Finished, Fault>, String> {
     guarded(arena, || {
-        let ticket = runner.enqueue(batch, draws)?;
-        runner.finish(ticket, batch, draws)
+        let pending = runner.enqueue(batch, draws)?;
+        runner.finish(pending, batch, draws)
     })
 }
 

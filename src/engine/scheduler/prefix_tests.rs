@@ -154,7 +154,7 @@ impl World {
         results.iter_mut().skip(which).take(1).for_each(|result| *result = Sampled::NonFinite);
         self.scheduler.complete(results, self.now, &of_no_time());
         for block in table.unwrap_or_default() {
-            assert!(!self.scheduler.blocks.is_known(block), "a spoilt block can be found");
+            assert!(!self.scheduler.blocks.is_cached(block), "a spoilt block can be found");
         }
     }
 
@@ -171,8 +171,8 @@ impl World {
             self.computed += row.len;
             for i in row.start..row.start + row.len {
                 let (slot, block) = (self.batch.slots[i], self.batch.slots[i] / SIZE as u32);
-                assert_eq!(self.scheduler.blocks.holders(block), 1, "a shared block is written");
-                assert!(!self.scheduler.blocks.is_known(block), "a known block is written");
+                assert_eq!(self.scheduler.blocks.ref_count(block), 1, "a shared block is written");
+                assert!(!self.scheduler.blocks.is_cached(block), "a cached block is written");
                 let (position, id) = (self.batch.positions[i], self.batch.tokens[i]);
                 self.kv.insert(slot, Some((position, id, long, client.task.salt)));
             }
@@ -298,9 +298,9 @@ proptest! {
         blocks in 8usize..24,
         (max_running, max_batch_tokens) in (1usize..8, 1usize..40),
         switch in proptest::option::of(1usize..40),
-        spare_tokens in 0usize..12,
+        reserved_tokens in 0usize..12,
     ) {
-        let config = SchedulerConfig { max_running, max_batch_tokens, spare_tokens, ..config() };
+        let config = SchedulerConfig { max_running, max_batch_tokens, reserved_tokens, ..config() };
         let mut world = world(config, blocks, switch);
         let longest = world.scheduler.capacity.longest();
         let mut asks = asks;
@@ -342,23 +342,23 @@ proptest! {
 
 #[test]
 fn the_background_finds_room_beside_a_full_cache_and_leaves_it_alone() {
-    let spare_tokens = 4 * SIZE;
-    let mut world = world(SchedulerConfig { spare_tokens, ..config() }, 32, None);
+    let reserved_tokens = 4 * SIZE;
+    let mut world = world(SchedulerConfig { reserved_tokens, ..config() }, 32, None);
     (0..8).for_each(|kind| drop(world.ask(RowTask::of(&prompt(kind, 40), 4))));
     let cached = world.scheduler.blocks().cached();
-    assert_eq!(cached, 32 - 4, "all but the spare blocks");
+    assert_eq!(cached, 32 - 4, "all but the reserved blocks");
     let reading = |len| RowTask {
         score_last: 3,
         background: true,
         ..RowTask::of(&(1..=len).collect::<Vec<u32>>(), 1)
     };
     for _ in 0..100 {
-        let (_, timings) = world.ask(reading(spare_tokens as u32));
+        let (_, timings) = world.ask(reading(reserved_tokens as u32));
         assert_eq!(timings.cached_tokens, 0, "nothing of it was kept");
     }
-    let tag = world.submit(reading(spare_tokens as u32 + 1));
+    let tag = world.submit(reading(reserved_tokens as u32 + 1));
     world.run();
-    assert_eq!(world.outcome(tag).1, None, "too long for what is spare");
+    assert_eq!(world.outcome(tag).1, None, "too long for what is reserved");
     assert_eq!((world.scheduler.blocks().cached(), world.scheduler.blocks().used()), (cached, 0));
 }
 

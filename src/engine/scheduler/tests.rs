@@ -200,7 +200,7 @@ proptest! {
     ) {
         let capacity = Capacity { blocks, block_size: 4, vocab: 97, max_len: 40, rope_switch: Some(switch) };
         let longest = capacity.longest();
-        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache, spare_tokens: 8 };
+        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache, reserved_tokens: 8 };
         let mut scheduler = Scheduler::new(config, capacity);
         let now = Instant::now();
         let mut clients: Vec<Client> =
@@ -301,7 +301,7 @@ proptest! {
         // Enough blocks for all, so that no sequence is preempted.
         let capacity = Capacity { blocks: 12 * 25, block_size: 4, vocab: 97, max_len: 96, rope_switch: None };
         let max_batch_tokens = max_running + spare;
-        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache: false, spare_tokens: 0 };
+        let config = SchedulerConfig { max_running, max_batch_tokens, max_waiting: 64, prefix_cache: false, reserved_tokens: 0 };
         let mut scheduler = Scheduler::new(config, capacity);
         let (now, mut batch, mut cache) = (Instant::now(), Batch::default(), HashMap::new());
         let mut clients = Vec::new();

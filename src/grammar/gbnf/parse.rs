@@ -70,11 +70,11 @@ pub(super) struct Parser {
     pub(super) at: usize,
     nodes: Vec<Node>,
     names: HashMap<String, usize>,
-    rules: Vec<Seen>,
+    rules: Vec<RuleEntry>,
 }
 
 /// A rule that was named so far, and perhaps defined.
-struct Seen {
+struct RuleEntry {
     name: String,
     place: usize,
     body: Option<NodeId>,
@@ -185,7 +185,7 @@ impl Parser {
         }
         let index = self.rules.len();
         self.names.insert(name.clone(), index);
-        self.rules.push(Seen { name, place, body: None });
+        self.rules.push(RuleEntry { name, place, body: None });
         Ok(index)
     }
 

@@ -17,11 +17,11 @@ pub use reply::Message;
 
 pub use request::FIELDS;
 
-use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
+use super::format::{Endpoint, Format, Gathered, PreparedRequest, Streamed};
 use super::status_codes::{ApiError, Names};
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
-use super::wire::{Ask, WireError};
+use super::wire::{ParsedRequest, WireError};
 use super::{AppState, tokens};
 use crate::serving::{Piece, Served};
 use axum::Json;
@@ -42,15 +42,21 @@ fn read(
     envelope: Envelope,
     rules: Rules<'_>,
     _created: u64,
-) -> Result<Asked, WireError> {
+) -> Result<PreparedRequest, WireError> {
     let id = envelope.id.clone();
-    let (ask, places) = request::read(fields, envelope, rules)?;
-    let Ask { model, requests, n, streaming, look, one_call, .. } = ask;
+    let (parsed, places) = request::read(fields, envelope, rules)?;
+    let ParsedRequest { model, requests, n, streaming, look, one_call, .. } = parsed;
     let first = requests.first();
     let stop = first.map(|request| request.stop.clone()).unwrap_or_default();
     let most = first.and_then(|request| request.max_tokens);
     let about = About { id, model, look, one_call, stop, most, names: names(places) };
-    Ok(Asked { requests, n, streamed: streaming.on, store: false, format: Box::new(about) })
+    Ok(PreparedRequest {
+        requests,
+        n,
+        streamed: streaming.on,
+        store: false,
+        format: Box::new(about),
+    })
 }
 
 fn names(places: Vec<String>) -> Names {

@@ -2,7 +2,7 @@
 
 use super::blocks;
 use crate::http::wire::chat::{Kwargs, reasoning, template_kwargs};
-use crate::http::wire::common::{Envelope, Rules, ask, check_stops, client_of, stop};
+use crate::http::wire::common::{Envelope, Rules, check_stops, client_of, parse_request, stop};
 use crate::http::wire::constraint::{Constrained, format, one_of};
 use crate::http::wire::fields::{Fields, Range, optional, required, wrong};
 use crate::http::wire::table::{
@@ -11,7 +11,7 @@ use crate::http::wire::table::{
 };
 use crate::http::wire::tools::{ToolChoice, declared, function, offered, tool_choice_of};
 use crate::http::wire::turns::Turns;
-use crate::http::wire::{Ask, WireError};
+use crate::http::wire::{ParsedRequest, WireError};
 use crate::serving::Prompt;
 use crate::text::Ending;
 use crate::text::reply::{Look, Reasoning};
@@ -121,7 +121,7 @@ pub fn read(
     fields: &mut Fields,
     envelope: Envelope,
     rules: Rules<'_>,
-) -> Result<(Ask, Vec<String>), WireError> {
+) -> Result<(ParsedRequest, Vec<String>), WireError> {
     let Conversation { prompt, places, format, choice, one_call, shows_thinking } = prompt(fields)?;
     let most = fields.integer("max_tokens", 1, i64::MAX)?;
     let most = most.ok_or_else(|| WireError::Missing { param: "max_tokens".into() })?;
@@ -134,17 +134,17 @@ pub fn read(
         false => reasoning(fields).map(|_| Reasoning::LeftOut)?,
     };
     let look = Look { tools: offered(&prompt), declared: declared(&prompt), reasoning };
-    let mut ask = ask(fields, envelope, rules, vec![prompt], Some(most))?
+    let mut parsed = parse_request(fields, envelope, rules, vec![prompt], Some(most))?
         .formatted(format)?
         .choosing(&choice, one_call)?;
-    for request in &mut ask.requests {
+    for request in &mut parsed.requests {
         request.stop.extend(stops.iter().cloned());
         check_stops("stop_sequences", request.stop.len(), rules.limits)?;
         if let Some(user) = &user {
             request.client = client_of(user, request.client);
         }
     }
-    Ok((Ask { look, one_call, ..ask }, places))
+    Ok((ParsedRequest { look, one_call, ..parsed }, places))
 }
 
 /// Parses what both this route and the count of its tokens need.

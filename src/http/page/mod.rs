@@ -10,7 +10,7 @@ pub use live::Live;
 
 use super::AppState;
 use super::status_codes::ApiError;
-use crate::ledger::{Kept, Reader, Told};
+use crate::ledger::{EntrySummary, Kept, Reader};
 use crate::web;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -116,13 +116,13 @@ struct Line {
     at_unix_ms: i64,
     rollout: String,
     #[serde(flatten)]
-    told: Told,
+    summary: EntrySummary,
 }
 
 impl From<Kept> for Line {
     fn from(kept: Kept) -> Line {
-        let told = kept.entry.told();
-        Line { seq: kept.seq, at_unix_ms: kept.at_unix_ms, rollout: kept.rollout, told }
+        let summary = kept.entry.summary();
+        Line { seq: kept.seq, at_unix_ms: kept.at_unix_ms, rollout: kept.rollout, summary }
     }
 }
 

@@ -15,11 +15,11 @@ pub use events::NAMES as EVENTS;
 pub use object::Response;
 pub use request::{FIELDS, INCLUDES, LOGPROBS};
 
-use super::format::{Asked, Endpoint, Format, Gathered, Streamed};
+use super::format::{Endpoint, Format, Gathered, PreparedRequest, Streamed};
 use super::status_codes::{ApiError, Names};
 use super::wire::common::{Envelope, Rules};
 use super::wire::fields::Fields;
-use super::wire::{Ask, WireError};
+use super::wire::{ParsedRequest, WireError};
 use super::{AppState, tokens};
 use crate::serving::{Piece, Served};
 use axum::Json;
@@ -41,13 +41,19 @@ fn read(
     envelope: Envelope,
     rules: Rules<'_>,
     created: u64,
-) -> Result<Asked, WireError> {
+) -> Result<PreparedRequest, WireError> {
     let id = envelope.id.clone();
-    let (ask, echo, places) = request::read(fields, envelope, rules)?;
-    let Ask { model, requests, n, streaming, look, one_call, logprobs, .. } = ask;
+    let (parsed, echo, places) = request::read(fields, envelope, rules)?;
+    let ParsedRequest { model, requests, n, streaming, look, one_call, logprobs, .. } = parsed;
     let names = names(places);
     let about = About { id, created, model, look, one_call, logprobs, echo, names };
-    Ok(Asked { requests, n, streamed: streaming.on, store: false, format: Box::new(about) })
+    Ok(PreparedRequest {
+        requests,
+        n,
+        streamed: streaming.on,
+        store: false,
+        format: Box::new(about),
+    })
 }
 
 fn names(places: Vec<String>) -> Names {

@@ -2,7 +2,7 @@
 
 use super::items;
 use crate::http::wire::chat::{Kwargs, reasoning, template_kwargs};
-use crate::http::wire::common::{Envelope, Rules, ask};
+use crate::http::wire::common::{Envelope, Rules, parse_request};
 use crate::http::wire::constraint::{Constrained, format};
 use crate::http::wire::fields::{Fields, optional, required, wrong};
 use crate::http::wire::table::{
@@ -10,7 +10,7 @@ use crate::http::wire::table::{
 };
 use crate::http::wire::tools::{ToolChoice, declared, function, offered, tool_choice};
 use crate::http::wire::turns::Turns;
-use crate::http::wire::{Ask, WireError};
+use crate::http::wire::{ParsedRequest, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
 use crate::text::reply::Look;
@@ -124,7 +124,7 @@ pub fn read(
     fields: &mut Fields,
     envelope: Envelope,
     rules: Rules<'_>,
-) -> Result<(Ask, Echo, Vec<String>), WireError> {
+) -> Result<(ParsedRequest, Echo, Vec<String>), WireError> {
     let Conversation { prompt, places, format, choice, mut echo } = prompt(fields)?;
     echo.parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
     echo.metadata = metadata(fields)?;
@@ -141,12 +141,12 @@ pub fn read(
     echo.safety_identifier = word("safety_identifier");
     let (tools, declared) = (offered(&prompt), declared(&prompt));
     let look = Look { tools, declared, reasoning: reasoning(fields)? };
-    let ask = ask(fields, envelope, rules, vec![prompt], echo.max_output_tokens)?
+    let parsed = parse_request(fields, envelope, rules, vec![prompt], echo.max_output_tokens)?
         .reporting(logprobs)
         .formatted(format)?
         .choosing(&choice, !echo.parallel)?;
-    let ask = Ask { look, one_call: !echo.parallel, ..ask };
-    Ok((ask, echo, places))
+    let parsed = ParsedRequest { look, one_call: !echo.parallel, ..parsed };
+    Ok((parsed, echo, places))
 }
 
 /// What a request asks about, without how.

@@ -151,7 +151,7 @@ async fn follow(
                 {
                     return note(ended);
                 }
-                if place.told() == CloseOrder::Leave {
+                if place.close_order() == CloseOrder::Leave {
                     return metrics::connection_closed("silent");
                 }
             }

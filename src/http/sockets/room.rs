@@ -98,7 +98,7 @@ impl Place {
     }
 
     /// Whether it still has to close: a request that was on its way may have arrived in the meantime.
-    pub fn told(&self) -> CloseOrder {
+    pub fn close_order(&self) -> CloseOrder {
         match self.room.inside.lock().open.contains_key(&self.id) {
             true => CloseOrder::Stay,
             false => CloseOrder::Leave,
@@ -220,11 +220,14 @@ mod tests {
     fn a_request_that_came_in_time_stays() {
         let room = room(1, 8);
         let (first, second) = (room.take(at(1)).unwrap(), room.take(at(2)).unwrap());
-        assert_eq!((first.told(), second.told()), (CloseOrder::Leave, CloseOrder::Stay));
+        assert_eq!(
+            (first.close_order(), second.close_order()),
+            (CloseOrder::Leave, CloseOrder::Stay)
+        );
         first.begin(false);
-        assert_eq!(first.told(), CloseOrder::Leave, "headers alone are no request");
+        assert_eq!(first.close_order(), CloseOrder::Leave, "headers alone are no request");
         first.begin(true);
-        assert_eq!(first.told(), CloseOrder::Stay);
+        assert_eq!(first.close_order(), CloseOrder::Stay);
         assert!(
             room.take(at(3)).is_some_and(|third| third.spare),
             "one is at work, one over the bound"
@@ -240,7 +243,7 @@ mod tests {
         spares.iter().for_each(|place| place.begin(true));
         assert!(spares.len() == EXTRA_CONNECTIONS && spares.iter().all(|place| place.spare));
         assert!(room.take(at(10)).is_none());
-        assert!(at_work.iter().all(|place| place.told() == CloseOrder::Stay));
+        assert!(at_work.iter().all(|place| place.close_order() == CloseOrder::Stay));
         drop(spares);
         drop(at_work);
         assert!(room.take(at(10)).is_some_and(|place| !place.spare));
@@ -252,8 +255,11 @@ mod tests {
         let room = room(64, 8);
         let honest = room.take(at(1)).unwrap();
         let silent: Vec<_> = (0..100).map(|_| room.take(at(2)).unwrap()).collect();
-        assert_eq!(honest.told(), CloseOrder::Stay);
-        assert_eq!(silent.iter().filter(|place| place.told() == CloseOrder::Stay).count(), 8);
+        assert_eq!(honest.close_order(), CloseOrder::Stay);
+        assert_eq!(
+            silent.iter().filter(|place| place.close_order() == CloseOrder::Stay).count(),
+            8
+        );
     }
 
     #[test]
@@ -264,6 +270,9 @@ mod tests {
         idle.rest();
         let silent = room.take(at(2)).unwrap();
         let _newcomer = room.take(at(3)).unwrap();
-        assert_eq!((idle.told(), silent.told()), (CloseOrder::Stay, CloseOrder::Leave));
+        assert_eq!(
+            (idle.close_order(), silent.close_order()),
+            (CloseOrder::Stay, CloseOrder::Leave)
+        );
     }
 }

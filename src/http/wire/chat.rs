@@ -3,12 +3,12 @@
 //! It checks the form of messages only as far as every template needs it. Messages are passed on as the client wrote
 //! them, because the template of the arm that answers decides which of their fields matter.
 
-use super::common::{Envelope, Rules, Zero, ask, max_tokens};
+use super::common::{Envelope, Rules, Zero, max_tokens, parse_request};
 use super::constraint::format;
 use super::fields::{Fields, wrong};
 use super::table::refuse;
 use super::tools::{ToolChoice, declared, function, offered, tool_choice};
-use super::{Ask, Shape, WireError};
+use super::{ParsedRequest, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use crate::text::Ending;
 use crate::text::reply::{Look, Reasoning};
@@ -20,7 +20,11 @@ pub type Kwargs = Option<Map<String, Value>>;
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// Parses a chat completion's body.
-pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result<Ask, WireError> {
+pub fn chat(
+    fields: &mut Fields,
+    envelope: Envelope,
+    rules: Rules<'_>,
+) -> Result<ParsedRequest, WireError> {
     refuse(fields, Shape::Chat)?;
     let format = format(fields.take("response_format"), "response_format")?;
     let logprobs = logprobs(fields)?;
@@ -30,11 +34,11 @@ pub fn chat(fields: &mut Fields, envelope: Envelope, rules: Rules<'_>) -> Result
     let one_call = fields.boolean("parallel_tool_calls")? == Some(false);
     let store = fields.boolean("store")? == Some(true);
     let max_tokens = max_tokens(fields, Zero::Unlimited)?.flatten();
-    let ask = ask(fields, envelope, rules, vec![prompt], max_tokens)?
+    let parsed = parse_request(fields, envelope, rules, vec![prompt], max_tokens)?
         .reporting(logprobs)
         .formatted(format)?
         .choosing(&choice, one_call)?;
-    Ok(Ask { look, one_call, store, ..ask })
+    Ok(ParsedRequest { look, one_call, store, ..parsed })
 }
 
 /// What becomes of the model's reasoning. By default it is told from the answer.

@@ -5,9 +5,9 @@
 
 use super::constraint::{Constrained, constraint, one_of};
 use super::fields::{Fields, Range, optional, token_ids, whole, wrong};
-use super::token_wishes::token_wishes;
+use super::token_constraints::token_constraints;
 use super::tools::ToolChoice;
-use super::{Ask, WireError};
+use super::{ParsedRequest, WireError};
 use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt, SamplingPatch};
 use crate::text::reply::Look;
@@ -67,13 +67,13 @@ pub struct Streaming {
 }
 
 /// Everything in common, with one [`GenerateRequest`] per prompt.
-pub fn ask(
+pub fn parse_request(
     fields: &mut Fields,
     envelope: Envelope,
     rules: Rules<'_>,
     prompts: Vec<Prompt>,
     max_tokens: Option<usize>,
-) -> Result<Ask, WireError> {
+) -> Result<ParsedRequest, WireError> {
     let (model, by_name) = model(fields, rules.served)?;
     let n = replies(fields, rules.limits)?;
     let streaming = streaming(fields)?;
@@ -89,7 +89,7 @@ pub fn ask(
         show_special: fields.boolean("skip_special_tokens")? == Some(false),
         add_special: fields.boolean("add_special_tokens")?,
         truncate_prompt: truncate(fields)?,
-        token_wishes: token_wishes(fields, max_tokens)?,
+        token_constraints: token_constraints(fields, max_tokens)?,
         constraint: constraint(fields)?,
         echo: false,
         count: streaming.on && streaming.continuous_usage,
@@ -105,12 +105,22 @@ pub fn ask(
     };
     let requests = each(&request, prompts);
     let (look, one_call, logprobs) = (Look::default(), false, false);
-    Ok(Ask { model, requests, n, kept: n, streaming, look, one_call, logprobs, store: false })
+    Ok(ParsedRequest {
+        model,
+        requests,
+        n,
+        kept: n,
+        streaming,
+        look,
+        one_call,
+        logprobs,
+        store: false,
+    })
 }
 
-impl Ask {
+impl ParsedRequest {
     /// With the format that each reply must have.
-    pub fn formatted(mut self, format: Constrained) -> Result<Ask, WireError> {
+    pub fn formatted(mut self, format: Constrained) -> Result<ParsedRequest, WireError> {
         for request in &mut self.requests {
             request.constraint = one_of(format.clone(), request.constraint.take())?;
         }
@@ -118,7 +128,7 @@ impl Ask {
     }
 
     /// With what the model is to do with the tools on offer; `one`: it may make only one call.
-    pub fn choosing(mut self, choice: &ToolChoice, one: bool) -> Result<Ask, WireError> {
+    pub fn choosing(mut self, choice: &ToolChoice, one: bool) -> Result<ParsedRequest, WireError> {
         for request in &mut self.requests {
             let Prompt::Chat { tools, .. } = &request.prompt else { continue };
             request.constraint =

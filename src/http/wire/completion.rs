@@ -1,10 +1,10 @@
 //! The body of a plain completion: a prompt as text or token ids, or several prompts.
 
-use super::common::{Envelope, Rules, Zero, ask, max_tokens};
+use super::common::{Envelope, Rules, Zero, max_tokens, parse_request};
 use super::constraint::format;
 use super::fields::{Fields, token_ids, wrong};
 use super::table::refuse;
-use super::{Ask, Shape, WireError};
+use super::{ParsedRequest, Shape, WireError};
 use crate::serving::{MOST_TOP_LOGPROBS as MOST_TOP, Prompt};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub fn completion(
     fields: &mut Fields,
     envelope: Envelope,
     rules: Rules<'_>,
-) -> Result<Ask, WireError> {
+) -> Result<ParsedRequest, WireError> {
     refuse(fields, Shape::Text)?;
     let format = format(fields.take("response_format"), "response_format")?;
     let prompts = prompts(fields.take("prompt"))?;
@@ -27,18 +27,18 @@ pub fn completion(
     let most = max_tokens(fields, zero)?.unwrap_or(Some(DEFAULT_MAX_TOKENS));
     let logprobs = logprobs(fields)?;
     let best_of = fields.integer("best_of", 1, rules.limits.max_n.into())?;
-    let ask = ask(fields, envelope, rules, prompts, most)?.reporting(logprobs);
-    let mut ask = ask.formatted(format)?;
-    ask.requests.iter_mut().for_each(|request| request.echo = echo);
+    let parsed = parse_request(fields, envelope, rules, prompts, most)?.reporting(logprobs);
+    let mut parsed = parsed.formatted(format)?;
+    parsed.requests.iter_mut().for_each(|request| request.echo = echo);
     match best_of.and_then(|best_of| u32::try_from(best_of).ok()) {
-        Some(best_of) => ask.best_of(best_of),
-        None => Ok(ask),
+        Some(best_of) => parsed.best_of(best_of),
+        None => Ok(parsed),
     }
 }
 
-impl Ask {
+impl ParsedRequest {
     /// Makes so many replies to each prompt, to return the best ones.
-    fn best_of(mut self, best_of: u32) -> Result<Ask, WireError> {
+    fn best_of(mut self, best_of: u32) -> Result<ParsedRequest, WireError> {
         if best_of < self.n {
             let what = format!("it must be at least n, {}, this is {best_of}", self.n);
             return Err(WireError::bad("best_of", what));

@@ -55,7 +55,7 @@ fn schema(mut format: Map<String, Value>, param: &str) -> Result<Constraint, Wir
 /// The constraint that the fields of vLLM and llama-server ask for.
 pub fn constraint(fields: &mut Fields) -> Result<Constrained, WireError> {
     let structured = match fields.object("structured_outputs")? {
-        Some(wishes) => structured_outputs(wishes)?,
+        Some(options) => structured_outputs(options)?,
         None => None,
     };
     let json = fields.take("guided_json").map(|value| written("guided_json", value)).transpose()?;
@@ -90,12 +90,12 @@ pub fn one_of(a: Constrained, b: Constrained) -> Result<Constrained, WireError> 
     }
 }
 
-fn structured_outputs(mut wishes: Map<String, Value>) -> Result<Option<Constraint>, WireError> {
+fn structured_outputs(mut options: Map<String, Value>) -> Result<Option<Constraint>, WireError> {
     const PARAM: &str = "structured_outputs";
-    let compact = optional(&mut wishes, "disable_any_whitespace", PARAM)?.unwrap_or(false);
+    let compact = optional(&mut options, "disable_any_whitespace", PARAM)?.unwrap_or(false);
     let mut found = None;
     for name in ["json", "regex", "choice", "grammar", "json_object"] {
-        let Some(value) = wishes.remove(name).filter(|value| !value.is_null()) else { continue };
+        let Some(value) = options.remove(name).filter(|value| !value.is_null()) else { continue };
         let at = || format!("{PARAM}.{name}");
         let constraint = match name {
             "json" => Some(written(&at(), value)?),
@@ -111,7 +111,7 @@ fn structured_outputs(mut wishes: Map<String, Value>) -> Result<Option<Constrain
     }
     let unknown =
         |(name, value): &(&String, &Value)| !value.is_null() && !NEUTRAL.contains(&name.as_str());
-    match wishes.iter().find(unknown) {
+    match options.iter().find(unknown) {
         None => Ok(found.map(|constraint| match constraint {
             Constraint::Schema(schema) if compact => Constraint::Compact(schema),
             constraint => constraint,

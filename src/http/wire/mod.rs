@@ -1,7 +1,7 @@
 //! The formats of requests and responses: bodies become [`GenerateRequest`]s, replies become JSON.
 //!
 //! Reading order: [`table`] (how each field is treated), [`fields`] (checked access to one JSON object), [`common`]
-//! (fields of all generation requests) with `token_wishes`, [`tools`] and [`turns`] (shared by several APIs), [`chat`],
+//! (fields of all generation requests) with `token_constraints`, [`tools`] and [`turns`] (shared by several APIs), [`chat`],
 //! [`completion`], [`reply`] (the response objects) with [`logprobs`] (log-probabilities in them). All of this is pure
 //! computation: no clock is read and nothing is awaited.
 //!
@@ -17,7 +17,7 @@ pub mod fields;
 pub mod logprobs;
 pub mod reply;
 pub mod table;
-mod token_wishes;
+mod token_constraints;
 pub mod tools;
 pub mod turns;
 
@@ -55,7 +55,7 @@ impl Shape {
 
 /// A parsed request body.
 #[derive(Debug)]
-pub struct Ask {
+pub struct ParsedRequest {
     /// The model's name as the client wrote it.
     pub model: String,
     /// One per prompt; only plain completions have more than one.
@@ -76,9 +76,9 @@ pub struct Ask {
     pub store: bool,
 }
 
-impl Ask {
+impl ParsedRequest {
     /// Reports log-probabilities for this many most likely tokens, if requested.
-    pub fn reporting(mut self, logprobs: Option<u8>) -> Ask {
+    pub fn reporting(mut self, logprobs: Option<u8>) -> ParsedRequest {
         self.requests.iter_mut().for_each(|request| request.sampling.logprobs = logprobs);
         self.logprobs = logprobs.is_some();
         self

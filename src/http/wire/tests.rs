@@ -2,7 +2,7 @@
 
 use super::common::{Envelope, Rules, Streaming};
 use super::fields::Fields;
-use super::{Ask, Shape, WireError};
+use super::{ParsedRequest, Shape, WireError};
 use crate::rollout::Arm;
 use crate::serving::{GenerateRequest, Limits, Prompt};
 use crate::text::Ending;
@@ -23,7 +23,7 @@ fn envelope() -> Envelope {
     }
 }
 
-fn ask_with(shape: Shape, body: &Value, envelope: Envelope) -> Result<Ask, WireError> {
+fn parse_with(shape: Shape, body: &Value, envelope: Envelope) -> Result<ParsedRequest, WireError> {
     let limits = Limits { max_n: 4, max_stop: 2 };
     let rules = Rules { served: "fake", limits };
     let mut fields = Fields::parse(body.to_string().as_bytes())?;
@@ -46,16 +46,16 @@ fn body(shape: Shape, more: Value) -> Value {
     body
 }
 
-fn ask(shape: Shape, more: Value) -> Result<Ask, WireError> {
-    ask_with(shape, &body(shape, more), envelope())
+fn parse(shape: Shape, more: Value) -> Result<ParsedRequest, WireError> {
+    parse_with(shape, &body(shape, more), envelope())
 }
 
-fn first(ask: Result<Ask, WireError>) -> GenerateRequest {
-    ask.expect("a valid body").requests.remove(0)
+fn first(parsed: Result<ParsedRequest, WireError>) -> GenerateRequest {
+    parsed.expect("a valid body").requests.remove(0)
 }
 
 /// The kind of an error and the field that it names.
-fn complaint(result: Result<Ask, WireError>) -> (&'static str, String) {
+fn complaint(result: Result<ParsedRequest, WireError>) -> (&'static str, String) {
     match result.expect_err("a bad body") {
         WireError::Missing { param } => ("missing", param),
         WireError::WrongType { param, .. } => ("type", param),
@@ -68,7 +68,7 @@ fn complaint(result: Result<Ask, WireError>) -> (&'static str, String) {
 #[track_caller]
 fn refused(shape: Shape, more: Value, kind: &str, param: &str) {
     let shown = more.to_string();
-    assert_eq!(complaint(ask(shape, more)), (kind_name(kind), param.to_owned()), "{shown}");
+    assert_eq!(complaint(parse(shape, more)), (kind_name(kind), param.to_owned()), "{shown}");
 }
 
 fn kind_name(kind: &str) -> &'static str {
@@ -77,7 +77,7 @@ fn kind_name(kind: &str) -> &'static str {
 
 #[test]
 fn the_smallest_bodies_leave_everything_to_the_model() {
-    let chat = ask(Shape::Chat, json!({})).unwrap();
+    let chat = parse(Shape::Chat, json!({})).unwrap();
     assert_eq!(
         (chat.n, chat.look.tools.is_some(), chat.streaming),
         (1, false, Streaming::default())
@@ -85,7 +85,7 @@ fn the_smallest_bodies_leave_everything_to_the_model() {
     let request = first(Ok(chat));
     assert_eq!(request.sampling, Default::default());
     assert_eq!((request.max_tokens, request.key, request.pin), (None, None, None));
-    assert_eq!(first(ask(Shape::Text, json!({}))).max_tokens, Some(16));
+    assert_eq!(first(parse(Shape::Text, json!({}))).max_tokens, Some(16));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn nulls_count_as_absent_and_unknown_fields_are_accepted() {
         "n": null, "user": null, "seed": null, "response_format": null, "logit_bias": null,
         "some_future_field": {"a": [1]}, "parallel_tool_calls": true, "store": false,
     });
-    assert!(ask(Shape::Chat, more).is_ok());
+    assert!(parse(Shape::Chat, more).is_ok());
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn numbers_have_ranges() {
 
 #[test]
 fn numbers_arrive_as_they_were_meant() {
-    let request = first(ask(
+    let request = first(parse(
         Shape::Chat,
         json!({
             "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -2, "n": 2.0,
@@ -157,13 +157,13 @@ fn numbers_arrive_as_they_were_meant() {
     assert_eq!((sampling.seed, request.n), (Some(u64::MAX - 1), 2));
     assert_eq!((request.max_tokens, request.ignore_eos), (Some(9), true));
     for off in [-1, 0] {
-        assert_eq!(first(ask(Shape::Chat, json!({"top_k": off}))).sampling.top_k, Some(0));
+        assert_eq!(first(parse(Shape::Chat, json!({"top_k": off}))).sampling.top_k, Some(0));
     }
 }
 
 #[test]
 fn what_forms_send_for_nothing_is_no_error() {
-    let of = |more: Value| first(ask(Shape::Chat, more));
+    let of = |more: Value| first(parse(Shape::Chat, more));
     assert_eq!(of(json!({"max_tokens": 0})).max_tokens, None);
     assert_eq!(of(json!({"max_tokens": -1})).max_tokens, None);
     assert_eq!(of(json!({"n_predict": 5})).max_tokens, Some(5));
@@ -172,7 +172,7 @@ fn what_forms_send_for_nothing_is_no_error() {
     assert_eq!(of(json!({"seed": 1.0})).sampling.seed, Some(1));
     assert!(of(json!({"top_p": 0})).sampling.top_p.is_some_and(|p| p > 0.0 && p < 1e-30));
     assert_eq!(of(json!({"repeat_penalty": 1.5})).sampling.repetition_penalty, Some(1.5));
-    let text = |more: Value| first(ask(Shape::Text, more)).max_tokens;
+    let text = |more: Value| first(parse(Shape::Text, more)).max_tokens;
     assert_eq!(text(json!({"max_tokens": -1})), None);
     assert_eq!(text(json!({"max_completion_tokens": 3})), Some(3));
     refused(Shape::Text, json!({"max_tokens": 0}), "value", "max_tokens");
@@ -181,7 +181,7 @@ fn what_forms_send_for_nothing_is_no_error() {
 
 #[test]
 fn wishes_for_the_template_are_handed_on() {
-    let kwargs = |more: Value| match first(ask(Shape::Chat, more)).prompt {
+    let kwargs = |more: Value| match first(parse(Shape::Chat, more)).prompt {
         Prompt::Chat { template_kwargs, .. } => Value::from(template_kwargs),
         other => panic!("{other:?}"),
     };
@@ -196,7 +196,7 @@ fn wishes_for_the_template_are_handed_on() {
 #[test]
 fn numbers_that_would_overflow_logits_are_tamed() {
     let tiny = json!({"temperature": 1e-44, "repetition_penalty": 1e-300, "top_p": 1e-300});
-    let sampling = first(ask(Shape::Chat, tiny)).sampling;
+    let sampling = first(parse(Shape::Chat, tiny)).sampling;
     assert_eq!(sampling.temperature, Some(0.0));
     assert_eq!(sampling.repetition_penalty, Some(0.01));
     assert!(sampling.top_p.is_some_and(|p| p > 0.0));
@@ -257,7 +257,7 @@ fn messages_travel_as_they_were_written() {
         {"role": "assistant", "tool_calls": []},
         {"role": "function", "name": "f", "content": "4"},
     ]);
-    let request = first(ask(Shape::Chat, json!({"messages": written})));
+    let request = first(parse(Shape::Chat, json!({"messages": written})));
     let Prompt::Chat { messages, tools, .. } = request.prompt else { panic!("a chat") };
     assert_eq!((Value::Array(messages), tools), (written, None));
 }
@@ -265,7 +265,7 @@ fn messages_travel_as_they_were_written() {
 #[test]
 fn a_prompt_ends_as_the_request_says() {
     let (goes_on, opens) = ("continue_final_message", "add_generation_prompt");
-    let ending = |more: Value| match first(ask(Shape::Chat, more)).prompt {
+    let ending = |more: Value| match first(parse(Shape::Chat, more)).prompt {
         Prompt::Chat { ending, .. } => ending,
         _ => panic!("a chat"),
     };
@@ -280,12 +280,12 @@ fn a_prompt_ends_as_the_request_says() {
 #[test]
 fn tools_are_given_unless_none_may_be_chosen() {
     let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
-    let with = |choice: Value| ask(Shape::Chat, json!({"tools": tools, "tool_choice": choice}));
+    let with = |choice: Value| parse(Shape::Chat, json!({"tools": tools, "tool_choice": choice}));
     for choice in [json!(null), json!("auto")] {
         assert!(with(choice).unwrap().look.tools.is_some());
     }
     assert!(with(json!("none")).unwrap().look.tools.is_none());
-    assert!(ask(Shape::Chat, json!({"tools": []})).unwrap().look.tools.is_none());
+    assert!(parse(Shape::Chat, json!({"tools": []})).unwrap().look.tools.is_none());
     assert_eq!(complaint(with(json!("maybe"))), ("value", "tool_choice".to_owned()));
     refused(Shape::Chat, json!({"tools": {}}), "type", "tools");
     refused(Shape::Chat, json!({"tools": [{}]}), "missing", "tools[0].function");
@@ -305,7 +305,7 @@ fn tools_are_given_unless_none_may_be_chosen() {
 
 #[test]
 fn one_tool_call_at_a_time_can_be_asked_for() {
-    let one = |more: Value| ask(Shape::Chat, more).map(|ask| ask.one_call);
+    let one = |more: Value| parse(Shape::Chat, more).map(|parsed| parsed.one_call);
     assert_eq!(one(json!({})), Ok(false));
     assert_eq!(one(json!({"parallel_tool_calls": true})), Ok(false));
     assert_eq!(one(json!({"parallel_tool_calls": false})), Ok(true));
@@ -327,18 +327,18 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         refused(Shape::Text, json!({field: value}), "unsupported", field);
     }
     let neutral = json!({"logprobs": false, "logit_bias": {}, "response_format": {"type": "text"}});
-    assert!(ask(Shape::Chat, neutral).is_ok());
+    assert!(parse(Shape::Chat, neutral).is_ok());
     let neutral = json!({"best_of": 1, "echo": false, "suffix": "", "logit_bias": {}});
-    assert!(ask(Shape::Text, neutral).is_ok());
+    assert!(parse(Shape::Text, neutral).is_ok());
     refused(Shape::Chat, json!({"response_format": {}}), "missing", "response_format.type");
 }
 
 #[test]
 fn log_probabilities_are_asked_for_in_two_ways() {
     let wanted = |shape, more: Value| {
-        let ask = ask(shape, more).expect("a valid body");
-        assert_eq!(ask.logprobs, ask.requests[0].sampling.logprobs.is_some());
-        ask.requests[0].sampling.logprobs
+        let parsed = parse(shape, more).expect("a valid body");
+        assert_eq!(parsed.logprobs, parsed.requests[0].sampling.logprobs.is_some());
+        parsed.requests[0].sampling.logprobs
     };
     for (more, expected) in [
         (json!({}), None),
@@ -371,7 +371,7 @@ fn log_probabilities_are_asked_for_in_two_ways() {
 
 #[test]
 fn stops_are_a_string_or_a_few() {
-    let stop = |stop: Value| first(ask(Shape::Chat, json!({"stop": stop}))).stop;
+    let stop = |stop: Value| first(parse(Shape::Chat, json!({"stop": stop}))).stop;
     assert_eq!(stop(json!("a")), ["a"]);
     assert_eq!(stop(json!(["a", "b"])), ["a", "b"]);
     assert!(stop(json!([])).is_empty());
@@ -383,7 +383,7 @@ fn stops_are_a_string_or_a_few() {
 
 #[test]
 fn stream_options_belong_to_streams() {
-    let streaming = |more: Value| ask(Shape::Chat, more).map(|ask| ask.streaming);
+    let streaming = |more: Value| parse(Shape::Chat, more).map(|parsed| parsed.streaming);
     let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
     assert_eq!(
         streaming(usage),
@@ -403,7 +403,7 @@ fn stream_options_belong_to_streams() {
 
 #[test]
 fn the_model_is_named_with_or_without_its_arm() {
-    let pin = |model: &str| ask(Shape::Chat, json!({"model": model})).map(|a| a.requests[0].pin);
+    let pin = |model: &str| parse(Shape::Chat, json!({"model": model})).map(|a| a.requests[0].pin);
     assert_eq!(pin("fake"), Ok(None));
     assert_eq!(pin("fake@stable"), Ok(Some(Arm::Stable)));
     assert_eq!(pin("fake@canary"), Ok(Some(Arm::Canary)));
@@ -413,7 +413,7 @@ fn the_model_is_named_with_or_without_its_arm() {
         assert!(error.to_string().contains("fake, fake@stable, fake@canary"), "{error}");
     }
     for absent in [json!(null), json!("")] {
-        assert_eq!(ask(Shape::Chat, json!({"model": absent})).unwrap().model, "fake");
+        assert_eq!(parse(Shape::Chat, json!({"model": absent})).unwrap().model, "fake");
     }
     refused(Shape::Chat, json!({"model": 1}), "type", "model");
 }
@@ -423,7 +423,7 @@ fn name_and_header_must_agree_on_the_arm() {
     let pin = |model: &str, variant| {
         let envelope = Envelope { variant, ..envelope() };
         let body = body(Shape::Chat, json!({"model": model}));
-        ask_with(Shape::Chat, &body, envelope).map(|ask| ask.requests[0].pin)
+        parse_with(Shape::Chat, &body, envelope).map(|parsed| parsed.requests[0].pin)
     };
     assert_eq!(pin("fake", Some(Arm::Canary)), Ok(Some(Arm::Canary)));
     assert_eq!(pin("fake@canary", Some(Arm::Canary)), Ok(Some(Arm::Canary)));
@@ -434,7 +434,7 @@ fn name_and_header_must_agree_on_the_arm() {
 fn the_session_key_comes_from_the_header_first() {
     let key = |session: Option<&str>, more: Value| {
         let envelope = Envelope { session: session.map(str::to_owned), ..envelope() };
-        first(ask_with(Shape::Chat, &body(Shape::Chat, more), envelope)).key
+        first(parse_with(Shape::Chat, &body(Shape::Chat, more), envelope)).key
     };
     let all = json!({"prompt_cache_key": "p", "safety_identifier": "s", "user": "u"});
     assert_eq!(key(Some("h"), all.clone()).as_deref(), Some("h"));
@@ -442,7 +442,7 @@ fn the_session_key_comes_from_the_header_first() {
     let older = json!({"prompt_cache_key": "", "safety_identifier": "s", "user": "u"});
     assert_eq!(key(None, older), None, "a user is no session");
     assert_eq!(key(None, json!({})), None);
-    let client = |more: Value| first(ask(Shape::Chat, more)).client;
+    let client = |more: Value| first(parse(Shape::Chat, more)).client;
     assert_ne!(client(json!({"user": "u"})), client(json!({"user": "v"})));
     assert_ne!(client(json!({"safety_identifier": "u"})), client(json!({})));
     refused(Shape::Chat, json!({"user": 7}), "type", "user");
@@ -452,8 +452,8 @@ fn the_session_key_comes_from_the_header_first() {
 #[test]
 fn prompts_come_in_four_forms() {
     let prompts = |prompt: Value| -> Vec<Prompt> {
-        let ask = ask(Shape::Text, json!({"prompt": prompt})).unwrap();
-        ask.requests.into_iter().map(|request| request.prompt).collect()
+        let parsed = parse(Shape::Text, json!({"prompt": prompt})).unwrap();
+        parsed.requests.into_iter().map(|request| request.prompt).collect()
     };
     assert!(matches!(&prompts(json!("a"))[..], [Prompt::Text(a)] if a == "a"));
     assert!(matches!(&prompts(json!([1, 2]))[..], [Prompt::Tokens(ids)] if ids == &[1, 2]));
@@ -486,7 +486,7 @@ fn prompts_come_in_four_forms() {
 
 #[test]
 fn a_batch_shares_a_session_and_numbers_its_ids() {
-    let requests = ask(Shape::Text, json!({"prompt": ["a", "b", "c"]})).unwrap().requests;
+    let requests = parse(Shape::Text, json!({"prompt": ["a", "b", "c"]})).unwrap().requests;
     let ids: Vec<&str> = requests.iter().map(|request| request.id.as_str()).collect();
     assert_eq!(ids, ["id-1", "id-1-1", "id-1-2"]);
     assert!(requests.iter().all(|request| request.key.as_deref() == Some("id-1")));
@@ -551,9 +551,9 @@ proptest! {
     #[test]
     fn no_body_gets_past_the_ranges(more in any_body()) {
         for shape in [Shape::Chat, Shape::Text] {
-            let Ok(ask) = ask(shape, more.clone()) else { continue };
-            prop_assert!(!ask.requests.is_empty() && ask.n >= 1 && ask.n <= 4);
-            for request in ask.requests {
+            let Ok(parsed) = parse(shape, more.clone()) else { continue };
+            prop_assert!(!parsed.requests.is_empty() && parsed.n >= 1 && parsed.n <= 4);
+            for request in parsed.requests {
                 let sampling = request.sampling;
                 prop_assert!(sampling.temperature.is_none_or(|t| (0.0..=2.0).contains(&t)));
                 prop_assert!(sampling.top_p.is_none_or(|p| p > 0.0 && p <= 1.0));
@@ -586,7 +586,7 @@ fn the_cache_is_salted_by_key_and_by_request() {
     let salt = |key: Option<&str>, named: Value| {
         let envelope = Envelope { key: key.map(Into::into), ..envelope() };
         let body = body(Shape::Text, json!({"cache_salt": named}));
-        ask_with(Shape::Text, &body, envelope).map(|ask| ask.requests[0].cache_salt)
+        parse_with(Shape::Text, &body, envelope).map(|parsed| parsed.requests[0].cache_salt)
     };
     assert_eq!(salt(None, Value::Null), Ok(0), "without either, nothing changes");
     assert_eq!(salt(None, json!("")), Ok(0));
@@ -636,7 +636,7 @@ fn a_reply_is_constrained_under_every_name() {
         ("grammar", json!("root ::= \"a\""), Constraint::Gbnf("root ::= \"a\"".into())),
     ] {
         for shape in [Shape::Chat, Shape::Text] {
-            let asked = ask(shape, json!({field: value})).unwrap();
+            let asked = parse(shape, json!({field: value})).unwrap();
             let (got, param) = asked.requests[0].constraint.clone().unwrap();
             assert_eq!((&*got, param), (&constraint, field), "{value}");
         }
@@ -646,7 +646,7 @@ fn a_reply_is_constrained_under_every_name() {
         json!({"response_format": {"type": "text"}}),
         json!({"structured_outputs": {}}),
     ] {
-        assert!(ask(Shape::Chat, none).unwrap().requests[0].constraint.is_none());
+        assert!(parse(Shape::Chat, none).unwrap().requests[0].constraint.is_none());
     }
 }
 
@@ -695,7 +695,7 @@ fn a_choice_of_tools_is_a_constraint() {
         body
     };
     let names = |body: Value| {
-        let asked = ask(Shape::Chat, body).unwrap();
+        let asked = parse(Shape::Chat, body).unwrap();
         let constraint = asked.requests[0].constraint.clone();
         let (kind, calls) = match constraint.as_ref().map(|(constraint, _)| &**constraint) {
             Some(Constraint::Calls(calls)) => ("calls", calls.clone()),

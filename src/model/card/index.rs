@@ -121,7 +121,7 @@ impl Index {
     }
 
     /// Sets the sampling parameters of the next rows.
-    pub fn tell_draws(
+    pub fn write_draws(
         &mut self,
         params: &[RowParams],
         edits: &[TokenEdit],
@@ -131,13 +131,13 @@ impl Index {
     }
 
     /// Sets the masks of the next rows, `[masked rows][ceil(vocab / 32)]`.
-    pub fn tell_masks(&mut self, masks: &[u32]) -> Result<(), CardError> {
+    pub fn write_masks(&mut self, masks: &[u32]) -> Result<(), CardError> {
         self.inputs.write(MASKS, masks)
     }
 
     /// Copies what was written to the GPU. It may be overwritten once that is done.
-    pub fn fetch(&mut self, card: &dyn Card, told: InputPart) -> Result<(), CardError> {
-        let sections = match told {
+    pub fn fetch(&mut self, card: &dyn Card, part: InputPart) -> Result<(), CardError> {
+        let sections = match part {
             InputPart::Lists => LISTS..PARAMS,
             InputPart::Draws => PARAMS..EDITS + 1,
             InputPart::MaskedDraws => PARAMS..MASKS + 1,

@@ -14,13 +14,13 @@ use super::index::{self, Index};
 use super::layer::{HeadNorm, Layer, NormWeight, Projection};
 use super::plan::CardPlan;
 use super::room::{Room, Sizes};
-use super::{CardDecoder, Frequencies, Model, Recorded};
+use super::{CapturedGraphs, CardDecoder, Frequencies, Model};
 use crate::device::{Kind, ModelPool, Rope, dequantise, stand_in};
 use serin_kernels::cuda::attention::AttentionSpec;
 use serin_kernels::cuda::attention::WIDEST_HEAD;
 use serin_kernels::cuda::product::Matrix;
 use serin_kernels::cuda::weights::PlaneLayout;
-use serin_kernels::cuda::{ActKind, Buffer, CardError, KvLayer, Mapped, Queue, Timer, norm};
+use serin_kernels::cuda::{ActKind, Buffer, CardError, KvLayer, Mapped, Stream, Timer, norm};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl CardDecoder {
     ) -> Result<CardDecoder, LoadError> {
         refuse_what_does_not_fit(source)?;
         let model = Loader { source, plan: &plan, pool: &pool }.model()?;
-        pool.card().synchronise(Queue::Load)?;
+        pool.card().synchronise(Stream::Load)?;
         let usage = pool.usage();
         Ok(CardDecoder { model, pool, usage })
     }
@@ -135,7 +135,7 @@ impl Loader<'_> {
         };
         let (card, of) = (self.pool.card(), self.pool.pool());
         let shape = self.plan.kv_shape(config);
-        let layer_cache = |_| KvLayer::new(card, of, shape, self.plan.kv, Queue::Load);
+        let layer_cache = |_| KvLayer::new(card, of, shape, self.plan.kv, Stream::Load);
         let cache = (0..config.layers).map(layer_cache);
         let kinds = input_kinds(&layers, &head);
         Ok(Model {
@@ -155,9 +155,9 @@ impl Loader<'_> {
             ropes: config.ropes.iter().map(|r| self.rope(r)).collect::<Result<_, _>>()?,
             index: Index::new(config, self.plan, self.pool)?,
             room: Room::new(config, self.plan, &kinds, self.pool)?,
-            recorded: match self.plan.record {
-                true => Recorded::Graphs(HashMap::new()),
-                false => Recorded::Off,
+            graphs: match self.plan.capture {
+                true => CapturedGraphs::Graphs(HashMap::new()),
+                false => CapturedGraphs::Off,
             },
             stepped: false,
             config: config.clone(),
@@ -266,13 +266,13 @@ impl Loader<'_> {
             let count = at_once.min(rows - first);
             let bytes = &stored.bytes[first * row_bytes..(first + count) * row_bytes];
             if kind == stored.kind {
-                matrix.write_rows(to + first, bytes, Queue::Load)?;
+                matrix.write_rows(to + first, bytes, Stream::Load)?;
                 continue;
             }
             let standing_in = (kind == stored.kind.on_card()).then(|| stand_in(stored.kind, bytes));
             let other = standing_in.flatten();
             let other = other.unwrap_or_else(|| widened(stored.kind, bytes, count * columns, kind));
-            matrix.write_rows(to + first, &other, Queue::Load)?;
+            matrix.write_rows(to + first, &other, Stream::Load)?;
         }
         self.source.consumed(name, (rows * row_bytes) as u64);
         Ok(())
@@ -309,15 +309,15 @@ impl Loader<'_> {
             inv_freq: self.vector(&rope.inv_freq)?,
             long,
             factor: rope.factor,
-            cos: Buffer::on(card, of, numbers, Queue::Load)?,
-            sin: Buffer::on(card, of, numbers, Queue::Load)?,
+            cos: Buffer::on(card, of, numbers, Stream::Load)?,
+            sin: Buffer::on(card, of, numbers, Stream::Load)?,
         })
     }
 
     fn vector(&self, values: &[f32]) -> Result<Buffer<f32>, LoadError> {
         let (card, of) = (self.pool.card(), self.pool.pool());
-        let mut buffer = Buffer::on(card, of, values.len(), Queue::Load)?;
-        buffer.write_on(0, values, Queue::Load)?;
+        let mut buffer = Buffer::on(card, of, values.len(), Stream::Load)?;
+        buffer.write_on(0, values, Stream::Load)?;
         Ok(buffer)
     }
 }

@@ -27,7 +27,7 @@ use serin_kernels::cuda::logprobs::{LogprobsBatch, RowLogprobs, after_sampling, 
 use serin_kernels::cuda::product::{Matrix, Output, multiply};
 use serin_kernels::cuda::sample::{RowParams, SampleBatch, TokenEdit, sample};
 use serin_kernels::cuda::{
-    Buffer, Card, CardError, Graph, KvLayer, Mapped, PLACES, Queue, Timer, View,
+    Buffer, Card, CardError, Graph, KvLayer, Mapped, PLACES, Stream, Timer, View,
 };
 use serin_kernels::cuda::{embed, norm, rope, rows};
 use std::collections::HashMap;
@@ -63,7 +63,7 @@ struct Model {
     ropes: Vec<Frequencies>,
     index: Index,
     room: Room,
-    recorded: Recorded,
+    graphs: CapturedGraphs,
     stepped: bool,
 }
 
@@ -77,7 +77,7 @@ struct Frequencies {
 }
 
 /// Captured decoding steps, by their extent, their width and their place.
-enum Recorded {
+enum CapturedGraphs {
     /// This GPU or model does not support graph capture: every step is launched.
     Off,
     /// `None`: steps of this kind have been launched, and the next one is captured. The first step is not
@@ -175,7 +175,7 @@ impl CardDecoder {
     /// Waits for the launched part of a step that failed, because the next step overwrites data that it still
     /// reads. If the wait fails, the next step will notice.
     pub fn wait(&self) {
-        let _ = self.card().synchronise(Queue::Compute);
+        let _ = self.card().synchronise(Stream::Compute);
     }
 
     /// Launches a step up to the last layer. Token ids, positions, slots and blocks must be in range. The
@@ -208,11 +208,11 @@ impl CardDecoder {
         logprobs: bool,
     ) -> Result<(), CardError> {
         let (card, index) = (self.pool.card().clone(), &mut self.model.index);
-        index.tell_draws(params, edits)?;
+        index.write_draws(params, edits)?;
         if masks.is_empty() {
             index.fetch(&*card, InputPart::Draws)?;
         } else {
-            index.tell_masks(masks)?;
+            index.write_masks(masks)?;
             index.fetch(&*card, InputPart::MaskedDraws)?;
         }
         self.model.draw(&*card, params.len(), logprobs)
@@ -220,7 +220,7 @@ impl CardDecoder {
 
     /// Waits for the sampling that was launched last.
     pub fn wait_for_ids(&self) -> Result<(), CardError> {
-        self.card().synchronise(Queue::Compute)
+        self.card().synchronise(Stream::Compute)
     }
 
     /// Runs a whole decoding step, with one token and one sampled id per row, none of them masked. Replays a
@@ -243,7 +243,7 @@ impl CardDecoder {
         // Padding rows are sampled as well: with the cheapest parameters, not with leftover ones.
         let mut params = params.to_vec();
         params.resize(padded, RowParams { repetition_penalty: 1.0, ..RowParams::default() });
-        model.index.tell_draws(&params, edits)?;
+        model.index.write_draws(&params, edits)?;
         model.run(&*card, Extent::Ids { logprobs }, width)
     }
 
@@ -260,8 +260,8 @@ impl CardDecoder {
     }
 
     /// From now on every step is launched; used to compare replayed steps with launched ones.
-    pub fn without_recording(mut self) -> CardDecoder {
-        self.model.recorded = Recorded::Off;
+    pub fn without_capture(mut self) -> CardDecoder {
+        self.model.graphs = CapturedGraphs::Off;
         self
     }
 
@@ -283,12 +283,12 @@ impl Model {
     }
 
     fn launch(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<(), CardError> {
-        let told = match extent {
+        let part = match extent {
             Extent::Ids { .. } => InputPart::Step,
             Extent::Logits => InputPart::Lists,
         };
         let normed = self.norms_for_head(card, width.tokens);
-        self.body(card, width, told, normed)?;
+        self.body(card, width, part, normed)?;
         self.head(card, 0, width.rows, normed)?;
         match extent {
             Extent::Ids { logprobs } => self.draw(card, width.rows, logprobs),
@@ -307,11 +307,11 @@ impl Model {
         &mut self,
         card: &dyn Card,
         width: Width,
-        told: InputPart,
+        part: InputPart,
         norms: bool,
     ) -> Result<(), CardError> {
         self.stepped = true;
-        self.index.fetch(card, told)?;
+        self.index.fetch(card, part)?;
         let Model { config, index, room, embedding, layers, ropes, .. } = self;
         let (tokens, drawn) = (width.tokens, room.ids.view());
         let scale = config.embedding_scale.unwrap_or(1.0);
@@ -399,16 +399,16 @@ impl Model {
     /// Replays a decoding step of this extent, width and place, and captures it first if such a step has been launched
     /// before. Returns false if the step must be launched: the first time, or if it cannot be captured.
     fn replay(&mut self, card: &dyn Card, extent: Extent, width: Width) -> Result<bool, CardError> {
-        let Recorded::Graphs(graphs) = &mut self.recorded else { return Ok(false) };
+        let CapturedGraphs::Graphs(graphs) = &mut self.graphs else { return Ok(false) };
         let key = (extent, width.rows, self.place);
         let graph = match graphs.get(&key) {
             Some(Some(graph)) => *graph,
-            Some(None) => match self.record(card, extent, width) {
+            Some(None) => match self.capture(card, extent, width) {
                 Ok(graph) => graph,
                 Err(CardError::Dead(why)) => return Err(CardError::Dead(why)),
                 Err(error) => {
                     tracing::warn!(%error, "decoding steps cannot be captured as CUDA graphs; kernels are launched one by one");
-                    self.forget(card);
+                    self.drop_graphs(card);
                     return Ok(false);
                 }
             },
@@ -417,35 +417,37 @@ impl Model {
                 return Ok(false);
             }
         };
-        card.replay(graph)?;
+        card.launch_graph(graph)?;
         Ok(true)
     }
 
-    fn record(
+    fn capture(
         &mut self,
         card: &dyn Card,
         extent: Extent,
         width: Width,
     ) -> Result<Graph, CardError> {
-        card.begin_recording()?;
+        card.begin_capture()?;
         let launched = self.launch(card, extent, width);
-        let graph = card.end_recording()?;
+        let graph = card.end_capture()?;
         if let Err(error) = launched {
-            let _ = card.forget(graph);
+            let _ = card.destroy_graph(graph);
             return Err(error);
         }
-        if let Recorded::Graphs(graphs) = &mut self.recorded {
+        if let CapturedGraphs::Graphs(graphs) = &mut self.graphs {
             graphs.insert((extent, width.rows, self.place), Some(graph));
         }
         Ok(graph)
     }
 
     /// Drops the captured graphs, and captures no more.
-    fn forget(&mut self, card: &dyn Card) {
-        if let Recorded::Graphs(graphs) = std::mem::replace(&mut self.recorded, Recorded::Off) {
+    fn drop_graphs(&mut self, card: &dyn Card) {
+        if let CapturedGraphs::Graphs(graphs) =
+            std::mem::replace(&mut self.graphs, CapturedGraphs::Off)
+        {
             for graph in graphs.into_values().flatten() {
                 // A failed GPU has nothing to free.
-                let _ = card.forget(graph);
+                let _ = card.destroy_graph(graph);
             }
         }
     }
@@ -478,8 +480,8 @@ impl Drop for Model {
             return;
         }
         let card = self.card.clone();
-        self.forget(&*card);
-        if let Err(error) = card.synchronise(Queue::Compute) {
+        self.drop_graphs(&*card);
+        if let Err(error) = card.synchronise(Stream::Compute) {
             tracing::warn!(%error, "a model is dropped while the GPU may still be using it");
         }
     }

@@ -35,7 +35,7 @@ pub struct CardPlan {
     /// Multiprocessors of the GPU; they limit the parts into which decoding splits the cache.
     pub multiprocessors: usize,
     /// Whether decoding steps may be captured as CUDA graphs.
-    pub record: bool,
+    pub capture: bool,
     /// Keep all weights, and so all inputs of matrix products, in f32, for comparison with references.
     pub exact: bool,
 }
@@ -60,7 +60,7 @@ impl CardPlan {
             longest: config.max_len.min(blocks * block_size),
             kv_heads: config.kv_heads,
             multiprocessors,
-            record: true,
+            capture: true,
             exact: false,
         }
     }

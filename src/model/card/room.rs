@@ -12,7 +12,7 @@ use serin_kernels::cuda::attention::partials_len;
 use serin_kernels::cuda::logprobs::parts_len;
 use serin_kernels::cuda::norm::UnscaledBuffer;
 use serin_kernels::cuda::sample::scratch_len;
-use serin_kernels::cuda::{ActBuffer, ActKind, Buffer, CardError, Queue};
+use serin_kernels::cuda::{ActBuffer, ActKind, Buffer, CardError, Stream};
 
 pub(super) struct Room {
     /// The residual stream, `[tokens][hidden]`.
@@ -50,18 +50,18 @@ impl Room {
         let (card, of) = (pool.card(), pool.pool());
         let sizes = Sizes::of(config, plan);
         Ok(Room {
-            x: Buffer::on(card, of, sizes.hidden, Queue::Load)?,
-            branch: Buffer::on(card, of, sizes.hidden, Queue::Load)?,
-            wide: Buffer::on(card, of, sizes.wide, Queue::Load)?,
-            acts: ActBuffer::new(card, of, sizes.acts, kinds, Queue::Load)?,
-            unscaled: UnscaledBuffer::new(card, of, config.hidden, kinds, Queue::Load)?,
-            gated: ActBuffer::new(card, of, sizes.gated, kinds, Queue::Load)?,
-            partials: Buffer::on(card, of, sizes.partials, Queue::Load)?,
-            logits: Buffer::on(card, of, sizes.logits, Queue::Load)?,
-            draw: Buffer::on(card, of, sizes.draw, Queue::Load)?,
-            ids: Buffer::on(card, of, plan.head_rows, Queue::Load)?,
-            logprob_parts: Buffer::on(card, of, sizes.logprob_parts, Queue::Load)?,
-            kept: Buffer::on(card, of, plan.edits, Queue::Load)?,
+            x: Buffer::on(card, of, sizes.hidden, Stream::Load)?,
+            branch: Buffer::on(card, of, sizes.hidden, Stream::Load)?,
+            wide: Buffer::on(card, of, sizes.wide, Stream::Load)?,
+            acts: ActBuffer::new(card, of, sizes.acts, kinds, Stream::Load)?,
+            unscaled: UnscaledBuffer::new(card, of, config.hidden, kinds, Stream::Load)?,
+            gated: ActBuffer::new(card, of, sizes.gated, kinds, Stream::Load)?,
+            partials: Buffer::on(card, of, sizes.partials, Stream::Load)?,
+            logits: Buffer::on(card, of, sizes.logits, Stream::Load)?,
+            draw: Buffer::on(card, of, sizes.draw, Stream::Load)?,
+            ids: Buffer::on(card, of, plan.head_rows, Stream::Load)?,
+            logprob_parts: Buffer::on(card, of, sizes.logprob_parts, Stream::Load)?,
+            kept: Buffer::on(card, of, plan.edits, Stream::Load)?,
         })
     }
 }

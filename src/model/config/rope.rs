@@ -10,7 +10,7 @@ use super::{Fields, ModelConfig};
 use crate::device::{LongRope, Rope};
 
 /// The inputs of the scaling methods.
-struct Asked<'a> {
+struct ScalingInputs<'a> {
     /// The object that describes the scaling, if there is one.
     params: Option<Fields<'a>>,
     theta: f64,
@@ -84,14 +84,14 @@ pub fn read_partial(
             None => None,
         },
     };
-    let asked = Asked {
+    let inputs = ScalingInputs {
         params,
         theta,
         dim: (config.head_dim as f64 * partial) as usize,
         max_len: config.max_len,
         original: given.unwrap_or(config.max_len),
     };
-    asked.rope()
+    inputs.rope()
 }
 
 /// The top-level `rope_theta`, or transformers' default.
@@ -99,7 +99,7 @@ pub fn theta(fields: &Fields<'_>) -> Result<f64, String> {
     Ok(fields.number("rope_theta")?.unwrap_or(10_000.0))
 }
 
-impl Asked<'_> {
+impl ScalingInputs<'_> {
     fn rope(&self) -> Result<Rope, String> {
         let kind = self.params.and_then(|p| p.text("rope_type").or_else(|| p.text("type")));
         match kind.unwrap_or("default") {

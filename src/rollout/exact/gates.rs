@@ -44,15 +44,15 @@ impl Input<'_> {
 /// The gate of errors.
 pub(crate) fn errors(input: &Input<'_>) -> Gate {
     let exact = input.exact;
-    if let Some(alone) = &exact.alone {
+    if let Some(test) = &exact.full_weight {
         let rate = rate(exact.failed[1], exact.requests[1]);
         let text = format!(
             "errors {rate}, no traffic on stable; {:.2} % allowed; evidence {} of {:.0}",
-            100.0 * alone.allowed,
-            e_text(e_value(alone.log_e())),
+            100.0 * test.allowed,
+            e_text(e_value(test.log_e())),
             input.limits().errors.exp()
         );
-        let state = match alone.log_e() >= input.limits().errors {
+        let state = match test.log_e() >= input.limits().errors {
             true => GateState::Fail(text.clone()),
             false => GateState::Pass,
         };

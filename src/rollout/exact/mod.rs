@@ -59,9 +59,9 @@ pub(crate) struct Exact {
     matched: [u64; 2],
     limits: Limits,
     /// Only while all traffic goes to the canary.
-    alone: Option<FullWeightTest>,
+    full_weight: Option<FullWeightTest>,
     seen: SlotCounts,
-    /// The restart that the test of the canary alone begins with.
+    /// The restart that the full-weight test begins with.
     stages: u32,
 }
 
@@ -81,8 +81,8 @@ pub(crate) struct Moment<'a> {
 pub(crate) enum Regression {
     /// Its errors next to stable's.
     Errors,
-    /// Its errors alone.
-    Alone,
+    /// Its errors at full weight, where there is no stable to compare with.
+    FullWeightTest,
     /// A quality flag.
     Flag(Flag),
     /// What both models have read.
@@ -107,7 +107,7 @@ impl Exact {
             timed: [0; 2],
             matched: [0; 2],
             limits: Limits::of(policy),
-            alone: None,
+            full_weight: None,
             seen: SlotCounts::new(),
             stages: 0,
         }
@@ -128,11 +128,11 @@ impl Exact {
         (self.timed, self.matched) = ([0; 2], [0; 2]);
         self.stages = self.stages.saturating_add(1);
         let stages = self.stages;
-        self.alone = reference.filter(|counts| counts.requests > 0).map(|counts| {
+        self.full_weight = reference.filter(|counts| counts.requests > 0).map(|counts| {
             let reference = (counts.errors, counts.requests);
-            let mut alone = FullWeightTest::new(reference, policy.alone_allowance);
-            alone.restart(stages);
-            alone
+            let mut test = FullWeightTest::new(reference, policy.alone_allowance);
+            test.restart(stages);
+            test
         });
     }
 
@@ -152,12 +152,12 @@ impl Exact {
             self.failed[arm] += 1;
             self.errors.observe(at.now, bake, &draw);
         }
-        if let Some(alone) = &mut self.alone
+        if let Some(test) = &mut self.full_weight
             && at.current
             && outcome.arm == Arm::Canary
             && outcome.class.counts()
         {
-            alone.observe(error, outcome.origin.party.map(slot));
+            test.observe(error, outcome.origin.party.map(slot));
         }
         for flag in outcome.flags.iter() {
             self.flagged[flag as usize][arm] += 1;
@@ -249,8 +249,9 @@ impl Exact {
         {
             return Some(Regression::Reading);
         }
-        let alone = self.alone.as_ref().filter(|alone| alone.log_e() >= limits.errors)?;
-        (alone.log_e_without_any(&self.seen, policy) >= limits.errors).then_some(Regression::Alone)
+        let test = self.full_weight.as_ref().filter(|test| test.log_e() >= limits.errors)?;
+        (test.log_e_without_any(&self.seen, policy) >= limits.errors)
+            .then_some(Regression::FullWeightTest)
     }
 
     /// Gates that are only reported and whose evidence reaches the limit.

@@ -28,8 +28,8 @@ fn user(text: &str) -> Vec<Value> {
 /// The signs of a reply to one user message.
 fn signs(question: &str, text: &str, end: End) -> Signs {
     let messages = user(question);
-    let asked = Asked::chat(&Chat { messages: &messages, ..Chat::default() }, None);
-    assess(&asked, &reply(text, &ids(text), end))
+    let request = Request::chat(&Chat { messages: &messages, ..Chat::default() }, None);
+    assess(&request, &reply(text, &ids(text), end))
 }
 
 /// The signs of a reply that could call `f` or `look_up`.
@@ -39,7 +39,7 @@ fn with_tools(question: &str, text: &str, end: End) -> Signs {
         ["f", "look_up"].map(|name| json!({"type": "function", "function": {"name": name}}));
     let tools = json!(tools);
     let chat = Chat { messages: &messages, tools: Some(&tools), ..Chat::default() };
-    assess(&Asked::chat(&chat, None), &reply(text, &[], end))
+    assess(&Request::chat(&chat, None), &reply(text, &[], end))
 }
 
 #[test]
@@ -59,10 +59,10 @@ fn a_reply_is_empty_if_the_model_ended_it_without_text() {
     for (max_tokens, empty) in [(Some(0), false), (Some(1), false), (Some(2), true), (None, true)] {
         let messages = user("Hi");
         let chat = Chat { messages: &messages, ..Chat::default() };
-        let found = assess(&Asked::chat(&chat, max_tokens), &nothing);
+        let found = assess(&Request::chat(&chat, max_tokens), &nothing);
         assert_eq!(found, Signs { empty, ..Signs::default() }, "{max_tokens:?}");
     }
-    for raw in [Asked::text("Hi", None), Asked::tokens(&[7], None)] {
+    for raw in [Request::text("Hi", None), Request::tokens(&[7], None)] {
         assert_eq!(assess(&raw, &nothing), Signs::default());
     }
     let call = "<tool_call>{\"name\": \"f\"}</tool_call>";
@@ -80,8 +80,8 @@ fn the_maximum_length_counts_unless_it_is_one_token() {
         (None, End::StopString, false),
     ];
     for (max_tokens, end, length) in cases {
-        let asked = Asked::text("Once upon a time", max_tokens);
-        let found = assess(&asked, &reply("there was", &ids("there was"), end));
+        let request = Request::text("Once upon a time", max_tokens);
+        let found = assess(&request, &reply("there was", &ids("there was"), end));
         assert_eq!(found, Signs { length, ..Signs::default() }, "{max_tokens:?} {end:?}");
     }
 }
@@ -121,38 +121,38 @@ fn a_loop_counts_at_the_maximum_length_and_if_the_prompt_does_not_hold_it() {
 #[test]
 fn a_loop_of_tokens_without_text_is_a_loop() {
     let (messages, silent) = (user("Hi"), vec![0xD800; 64]);
-    let asked = Asked::chat(&Chat { messages: &messages, ..Chat::default() }, None);
-    assert!(assess(&asked, &reply("", &silent, End::Length)).looping);
-    assert!(!assess(&Asked::tokens(&silent, None), &reply("", &silent, End::Length)).looping);
+    let request = Request::chat(&Chat { messages: &messages, ..Chat::default() }, None);
+    assert!(assess(&request, &reply("", &silent, End::Length)).looping);
+    assert!(!assess(&Request::tokens(&silent, None), &reply("", &silent, End::Length)).looping);
 }
 
 #[test]
 fn json_that_was_asked_for_must_be_there() {
-    let asked = "Answer in JSON.";
+    let request = "Answer in JSON.";
     let cases = [
-        (asked, "{\"a\": 1}", End::Token, false),
-        (asked, "{\"a\": 1", End::Token, true),
-        (asked, "I don't know.", End::Token, true),
-        (asked, "<think>{Hm.</think>\n{\"a\": 1}", End::Token, false),
-        (asked, "<think>{\"a\": 1}</think>\nWell.", End::Token, true),
+        (request, "{\"a\": 1}", End::Token, false),
+        (request, "{\"a\": 1", End::Token, true),
+        (request, "I don't know.", End::Token, true),
+        (request, "<think>{Hm.</think>\n{\"a\": 1}", End::Token, false),
+        (request, "<think>{\"a\": 1}</think>\nWell.", End::Token, true),
         // Cut by the client or by the length, it need not be complete.
-        (asked, "{\"a\": 1", End::StopString, false),
-        (asked, "{\"a\": 1", End::Length, false),
+        (request, "{\"a\": 1", End::StopString, false),
+        (request, "{\"a\": 1", End::Length, false),
         ("Answer briefly.", "{\"a\": 1", End::Token, false),
     ];
     for (question, text, end, expected) in cases {
         assert_eq!(signs(question, text, end).structure, expected, "{question} {text} {end:?}");
     }
-    let empty = signs(asked, "", End::Token);
+    let empty = signs(request, "", End::Token);
     assert_eq!(empty, Signs { empty: true, ..Signs::default() });
 }
 
 #[test]
 fn a_reply_of_which_only_a_part_was_kept_has_no_structure() {
     let messages = user("Answer in JSON.");
-    let asked = Asked::chat(&Chat { messages: &messages, ..Chat::default() }, None);
+    let request = Request::chat(&Chat { messages: &messages, ..Chat::default() }, None);
     let part = Reply { whole: false, ..reply("[1, 2, ", &[], End::Token) };
-    assert_eq!(assess(&asked, &part), Signs::default());
+    assert_eq!(assess(&request, &part), Signs::default());
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn refusals_are_known_by_how_they_begin() {
     for (text, expected) in cases {
         assert_eq!(signs("Hi", text, End::StopString).refusal, expected, "{text}");
     }
-    let raw = assess(&Asked::text("He said:", None), &reply("I cannot go.", &[], End::Token));
+    let raw = assess(&Request::text("He said:", None), &reply("I cannot go.", &[], End::Token));
     assert_eq!(raw, Signs::default());
     for refusal in REFUSALS {
         assert!(refusal.chars().count() <= OPENING);
@@ -268,18 +268,18 @@ proptest! {
         let tools = json!([{"type": "function", "function": {"name": "f"}}]);
         let chat = Chat { messages: &messages, tools: Some(&tools), ..Chat::default() };
         let reply = Reply { whole, ..reply(&text, &tokens, end) };
-        for asked in [
-            Asked::chat(&chat, Some(5)),
-            Asked::text(&question, None),
-            Asked::tokens(&tokens, None),
+        for request in [
+            Request::chat(&chat, Some(5)),
+            Request::text(&question, None),
+            Request::tokens(&tokens, None),
         ] {
-            let found = assess(&asked, &reply);
+            let found = assess(&request, &reply);
             prop_assert!(!(found.empty || found.structure) || end == End::Token);
             prop_assert_eq!(found.length, end == End::Length);
             prop_assert!(!found.looping || end == End::Length);
         }
         // The prompt holds all of the reply.
-        prop_assert!(!assess(&Asked::tokens(&tokens, None), &reply).looping);
+        prop_assert!(!assess(&Request::tokens(&tokens, None), &reply).looping);
     }
 
     #[test]
@@ -290,24 +290,24 @@ proptest! {
         let length = (ids(&unit).len() * times).max(32) + cut;
         tokens.extend(ids(&unit).into_iter().cycle().take(length));
         let text = spell(&tokens);
-        let asked = Asked::text("0123456789", None);
-        prop_assert!(assess(&asked, &reply(&text, &tokens, End::Length)).looping);
-        prop_assert!(!assess(&asked, &reply(&text, &tokens, End::Token)).looping);
-        let asked = Asked::text(&text, None);
-        prop_assert!(!assess(&asked, &reply(&text, &tokens, End::Length)).looping);
+        let request = Request::text("0123456789", None);
+        prop_assert!(assess(&request, &reply(&text, &tokens, End::Length)).looping);
+        prop_assert!(!assess(&request, &reply(&text, &tokens, End::Token)).looping);
+        let request = Request::text(&text, None);
+        prop_assert!(!assess(&request, &reply(&text, &tokens, End::Length)).looping);
     }
 }
 
 #[test]
 fn reasoning_that_the_template_began_is_no_answer() {
     let messages = user("As JSON, please.");
-    let asked = Asked::chat(&Chat { messages: &messages, ..Chat::default() }, None);
+    let request = Request::chat(&Chat { messages: &messages, ..Chat::default() }, None);
     let inside = Manner { thinking: Some("</think>"), ..Manner::default() };
     for (text, missing) in
         [("{Hm.</think>\n{\"a\": 1}", false), ("{\"a\": 1}</think>\nWell.", true)]
     {
         let ids = ids(text);
-        let found = assess(&asked, &Reply { manner: &inside, ..reply(text, &ids, End::Token) });
+        let found = assess(&request, &Reply { manner: &inside, ..reply(text, &ids, End::Token) });
         assert_eq!(found.structure, missing, "{text}");
     }
 }

@@ -6,7 +6,7 @@
 use super::{AttentionSpec, attend_decode, attend_exact, attend_prefill, partials_len};
 use crate::cuda::acts::{ActBuffer, ActKind, Acts};
 use crate::cuda::buffer::{Buffer, Plain, bytes_of};
-use crate::cuda::card::{Card, CardError, Queue};
+use crate::cuda::card::{Card, CardError, Stream};
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 use crate::cuda::e4m3;
 use crate::cuda::kv::{KvKind, KvLayer, KvShape, Rows};
@@ -381,18 +381,18 @@ impl Given {
     pub fn new(bench: &Bench, case: &Case, data: &Data) -> Result<Given, CardError> {
         let Bench { card, pool } = bench;
         let (heads, _, dim) = case.heads;
-        let mut layer = KvLayer::new(card, *pool, data.shape, case.kind, Queue::Compute)?;
+        let mut layer = KvLayer::new(card, *pool, data.shape, case.kind, Stream::Compute)?;
         {
             let view = layer.view_mut();
-            card.upload(view.keys.address(), &data.keys.bytes, Queue::Compute)?;
-            card.upload(view.values.address(), &data.values.bytes, Queue::Compute)?;
+            card.upload(view.keys.address(), &data.keys.bytes, Stream::Compute)?;
+            card.upload(view.values.address(), &data.values.bytes, Stream::Compute)?;
             if !data.keys.scales.is_empty() {
                 let scales = [&data.keys.scales[..], &data.values.scales].concat();
-                card.upload(view.scales.address(), bytes_of(&scales), Queue::Compute)?;
+                card.upload(view.scales.address(), bytes_of(&scales), Stream::Compute)?;
             }
         }
         let outputs = data.tokens(case) * heads * dim;
-        let out = ActBuffer::new(card, *pool, outputs, &[case.out], Queue::Compute)?;
+        let out = ActBuffer::new(card, *pool, outputs, &[case.out], Stream::Compute)?;
         poison(card.as_ref(), &out.get(case.out, outputs))?;
         Ok(Given {
             layer,
@@ -445,7 +445,7 @@ fn run(bench: &Bench, case: &Case, data: &Data) -> Result<Vec<f32>, CardError> {
 }
 
 fn poison(card: &dyn Card, acts: &Acts<'_>) -> Result<(), CardError> {
-    let fill = |address, bytes| card.fill(address, 0xff, bytes, Queue::Compute);
+    let fill = |address, bytes| card.fill(address, 0xff, bytes, Stream::Compute);
     match acts {
         Acts::F32(v) => fill(v.address(), v.len() * 4),
         Acts::F16(v) => fill(v.address(), v.len() * 2),
@@ -485,7 +485,7 @@ pub(super) fn download<T: Plain>(
     let bytes = unsafe {
         std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(&out[..]))
     };
-    card.download(address, bytes, Queue::Compute)?;
+    card.download(address, bytes, Stream::Compute)?;
     Ok(out)
 }
 

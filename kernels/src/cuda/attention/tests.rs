@@ -3,12 +3,12 @@
 use super::*;
 use crate::cuda::acts::ActBuffer;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::{COUNTS, Card, Pool, Queue};
+use crate::cuda::card::{COUNTS, Card, Pool, Stream};
 use crate::cuda::check::{Bench, Size, refused};
 use crate::cuda::e4m3;
 use crate::cuda::emulated::{BACKWARDS, EmulatedCard};
 use crate::cuda::kv::{KvLayer, KvShape};
-use crate::cuda::paper::{Noted, PaperCard};
+use crate::cuda::paper::{DryRunCard, Noted};
 use crate::cuda::rope::{Angles, Heads};
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ fn the_last_block_changes_no_bit() {
         let [first, second] = [(); 2].map(|()| super::answers::decoded(&bench).unwrap());
         assert_eq!(first, second, "again");
         let mut counts = [1; 4 * COUNTS];
-        card.download(card.workspace().counts, &mut counts, Queue::Compute).unwrap();
+        card.download(card.workspace().counts, &mut counts, Stream::Compute).unwrap();
         assert!(counts.iter().all(|count| *count == 0));
         first
     });
@@ -53,11 +53,11 @@ fn the_last_block_changes_no_bit() {
 /// More rows than there are counts are not cut.
 #[test]
 fn more_groups_than_counts_are_one_share_each() {
-    let paper = Arc::new(PaperCard::new((8, 9), 128, 99 << 10));
+    let paper = Arc::new(DryRunCard::new((8, 9), 128, 99 << 10));
     let card: Arc<dyn Card> = paper.clone();
     let pool = card.create_pool().unwrap();
     let shape = KvShape { blocks: 2, block_size: 16, kv_heads: 2, head_dim: 64 };
-    let mut layer = KvLayer::new(&card, pool, shape, KvKind::F16, Queue::Compute).unwrap();
+    let mut layer = KvLayer::new(&card, pool, shape, KvKind::F16, Stream::Compute).unwrap();
     let spec = AttentionSpec { window: None, ..USUAL.spec };
     for (count, shares) in [(COUNTS / 2, 3), (COUNTS / 2 + 1, 1)] {
         let qkv = Buffer::new(&card, pool, count * 8 * 64).unwrap();
@@ -67,7 +67,7 @@ fn more_groups_than_counts_are_one_share_each() {
         let mut partials = Buffer::new(&card, pool, len).unwrap();
         let numbers = count * spec.heads * 64;
         let mut out =
-            ActBuffer::new(&card, pool, numbers, &[ActKind::F32], Queue::Compute).unwrap();
+            ActBuffer::new(&card, pool, numbers, &[ActKind::F32], Stream::Compute).unwrap();
         let (qkv, kv, to) = (qkv.view(), layer.view_mut(), out.get_mut(ActKind::F32, numbers));
         attend_decode(&*card, &spec, qkv, None, kv, rows, 3, partials.view_mut(), to).unwrap();
         let [Noted::Kernel(_, grid)] = paper.take_noted()[..] else { panic!("one launch") };
@@ -108,14 +108,14 @@ impl Call {
     fn tried(&self, decode: bool) -> Result<(), CardError> {
         let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(64 << 20));
         let pool: Pool = card.create_pool()?;
-        let mut layer = KvLayer::new(&card, pool, self.shape, self.kind, Queue::Compute)?;
+        let mut layer = KvLayer::new(&card, pool, self.shape, self.kind, Stream::Compute)?;
         let qkv = Buffer::of(&card, pool, &vec![0.0f32; self.projections])?;
         let padding: Vec<u32> = (0..self.rows as u32).flat_map(|row| [row, 0, 0, 0]).collect();
         let rows = Buffer::of(&card, pool, &padding)?;
         let tables = Buffer::of(&card, pool, &[0u32])?;
         let rows = Rows { count: 2, rows: rows.view(), tables: tables.view() };
         let mut partials = Buffer::new(&card, pool, self.partials)?;
-        let mut out = ActBuffer::new(&card, pool, self.outputs, &[self.out], Queue::Compute)?;
+        let mut out = ActBuffer::new(&card, pool, self.outputs, &[self.out], Stream::Compute)?;
         let (spec, out) = (&self.spec, out.get_mut(self.out, self.outputs));
         let (card, qkv) = (card.as_ref(), qkv.view());
         if decode {
@@ -164,11 +164,12 @@ fn raw_heads_that_do_not_fit_are_refused() {
     let (half, cos, sin) = (4, other.first(8), other.first(8));
     let fine = Heads { angles: Angles { half, cos, sin }, ..Heads::ready(4) };
     let ask = |heads: usize, raw: Heads<'_>, kind| {
-        let mut layer = KvLayer::new(&bench.card, pool, USUAL.shape, kind, Queue::Compute).unwrap();
+        let mut layer =
+            KvLayer::new(&bench.card, pool, USUAL.shape, kind, Stream::Compute).unwrap();
         let rows = Rows { count: 2, rows: padding.view(), tables: padding.view() };
         let (mut partials, numbers) = (floats(0), 2 * heads * 64);
         let mut out =
-            ActBuffer::new(&bench.card, pool, numbers, &[ActKind::F32], Queue::Compute).unwrap();
+            ActBuffer::new(&bench.card, pool, numbers, &[ActKind::F32], Stream::Compute).unwrap();
         let (kv, partials) = (layer.view_mut(), partials.view_mut());
         let (spec, to) = (AttentionSpec { heads, ..spec }, out.get_mut(ActKind::F32, numbers));
         attend_decode(&*bench.card, &spec, qkv.view(), Some(&raw), kv, rows, 1, partials, to)
@@ -221,7 +222,7 @@ fn short_buffers_are_refused() {
 fn a_cache_smaller_than_its_shape_is_refused() {
     let card: Arc<dyn Card> = Arc::new(EmulatedCard::start(64 << 20));
     let pool = card.create_pool().unwrap();
-    let layer = KvLayer::new(&card, pool, USUAL.shape, KvKind::I8, Queue::Compute).unwrap();
+    let layer = KvLayer::new(&card, pool, USUAL.shape, KvKind::I8, Stream::Compute).unwrap();
     check_cache(&layer.view()).unwrap();
     let more = KvShape { blocks: 3, ..USUAL.shape };
     assert!(check_cache(&KvView { shape: more, ..layer.view() }).is_err());

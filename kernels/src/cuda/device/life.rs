@@ -7,7 +7,7 @@ use super::driver::{Faults, Handle, has_cublas};
 use super::nvml::Watch;
 use super::products::Products;
 use super::{CudaCard, images, start};
-use crate::cuda::card::{COUNTS, Card, CardError, Queue};
+use crate::cuda::card::{COUNTS, Card, CardError, Stream};
 use crate::cuda::open::OpenError;
 use cudarc::driver::result;
 use parking_lot::Mutex;
@@ -62,7 +62,7 @@ impl CudaCard {
             staging: Default::default(),
             kernels: images::Kernels::default(),
             products: Mutex::default(),
-            recording: Mutex::default(),
+            capture: Mutex::default(),
             graphs: Mutex::default(),
             timers: Mutex::default(),
             scratch: None,
@@ -78,23 +78,24 @@ impl CudaCard {
         let (least, greatest) = self
             .faults
             .check(result::stream::get_priority_range(), "asking for the streams' priorities")?;
-        for (queue, priority) in [(Queue::Compute, greatest), (Queue::Load, least)] {
+        for (stream, priority) in [(Stream::Compute, greatest), (Stream::Load, least)] {
             let kind = result::stream::StreamKind::NonBlocking;
-            let stream = result::stream::create_with_priority(kind, priority);
-            self.streams[queue as usize] = Handle(self.faults.check(stream, "creating a stream")?);
+            let created = result::stream::create_with_priority(kind, priority);
+            self.streams[stream as usize] =
+                Handle(self.faults.check(created, "creating a stream")?);
         }
         self.kernels.load(&self.faults, &self.properties)?;
         let scratch = self.create_pool()?;
         self.scratch = Some(scratch);
         let bytes = options.workspace;
-        let workspace = self.allocate(scratch, bytes, Queue::Compute)?;
+        let workspace = self.allocate(scratch, bytes, Stream::Compute)?;
         self.workspace = (workspace, bytes);
-        self.counts = self.allocate(scratch, COUNTS * size_of::<u32>(), Queue::Compute)?;
-        self.fill(self.counts, 0, COUNTS * size_of::<u32>(), Queue::Compute)?;
-        let stream = self.stream(Queue::Compute);
+        self.counts = self.allocate(scratch, COUNTS * size_of::<u32>(), Stream::Compute)?;
+        self.fill(self.counts, 0, COUNTS * size_of::<u32>(), Stream::Compute)?;
+        let stream = self.raw_stream(Stream::Compute);
         let started = Products::start(stream, workspace, bytes);
         *self.products.get_mut() = Some(started?);
-        self.synchronise(Queue::Compute)
+        self.synchronise(Stream::Compute)
     }
 
     /// Gives back all that the card holds; the context is bound. What goes wrong now has nobody to tell.
@@ -104,8 +105,8 @@ impl CudaCard {
         // SAFETY: for all of these: created by this card, taken out of its lists, used by nobody any more, since
         // nobody holds the card.
         unsafe {
-            if self.recording.get_mut().on
-                && let Ok(graph) = result::stream::end_capture(self.stream(Queue::Compute))
+            if self.capture.get_mut().on
+                && let Ok(graph) = result::stream::end_capture(self.raw_stream(Stream::Compute))
             {
                 let _ = result::graph::destroy(graph);
             }
@@ -119,10 +120,10 @@ impl CudaCard {
             if let Some(mut products) = self.products.get_mut().take() {
                 products.close();
             }
-            let freed = std::mem::take(&mut self.recording.get_mut().freed);
+            let freed = std::mem::take(&mut self.capture.get_mut().freed);
             let own = [self.workspace.0, self.counts].into_iter().filter(|at| *at != 0);
             for address in freed.into_iter().chain(own) {
-                let _ = self.free_now(address, Queue::Compute);
+                let _ = self.free_now(address, Stream::Compute);
             }
             for stream in streams {
                 let _ = result::stream::synchronize(stream);

@@ -5,14 +5,14 @@
 //! the executor runs. The context is the process's primary context. It is bound to the calling thread, so memory may be
 //! freed from any thread. It is retained and released, never reset.
 //!
-//! There are two queues, each with its own stream: the executor's has the highest priority, the loader's the lowest.
+//! There are two streams: the executor's has the highest priority, the loader's the lowest.
 //! Memory that was allocated or filled on one may be used or freed on the other only after waiting for the first. This
 //! also holds for a loader that fails.
 //!
 //! While a CUDA graph is being captured, the executor's stream accepts only launches and products. Memory that is freed
 //! on it meanwhile is freed after the capture, and copies to or from it are refused. The loader continues. A step must
 //! be run once before it is captured, because the driver loads a kernel at its first launch. A failed capture ends when
-//! [`Card::end_recording`] returns the error; the same launches can then be run without a graph.
+//! [`Card::end_capture`] returns the error; the same launches can then be run without a graph.
 //!
 //! An error after which no further call can succeed is remembered, and returned by every later call. It does not know
 //! about kernels.
@@ -28,7 +28,7 @@ mod timers;
 
 use crate::cuda::card::{
     Arg, Card, CardError, DeviceProperties, Gemm, Graph, Grid, HostMemory, MOST_ARGS, Memory, Pool,
-    PoolUsage, Queue, Timer, Workspace, check_grid,
+    PoolUsage, Stream, Timer, Workspace, check_grid,
 };
 use crate::cuda::readings::Readings;
 use cudarc::driver::{result, sys};
@@ -55,14 +55,14 @@ pub struct CudaCard {
     /// Tells this card from others that the process opens, for [`CudaCard::bind`].
     number: u64,
     faults: Faults,
-    /// By queue; null until they are there.
+    /// By stream; null until they are there.
     streams: [Handle<sys::CUstream_st>; 2],
     pools: Mutex<Pools>,
     staging: [Mutex<Staging>; 2],
     kernels: images::Kernels,
     /// Used in order, by the executor.
     products: Mutex<Option<Products>>,
-    recording: Mutex<Recording>,
+    capture: Mutex<Capture>,
     graphs: Mutex<Graphs>,
     timers: Mutex<Timers>,
     scratch: Option<Pool>,
@@ -80,7 +80,7 @@ struct Pools {
 
 /// The state of the executor's stream. Whoever enqueues there anything but launches holds it meanwhile.
 #[derive(Debug, Default)]
-struct Recording {
+struct Capture {
     on: bool,
     freed: Vec<u64>,
 }
@@ -119,12 +119,12 @@ impl CudaCard {
         Ok(())
     }
 
-    fn stream(&self, queue: Queue) -> sys::CUstream {
-        self.streams[queue as usize].0
+    fn raw_stream(&self, stream: Stream) -> sys::CUstream {
+        self.streams[stream as usize].0
     }
 
-    fn staging(&self, queue: Queue) -> MutexGuard<'_, Staging> {
-        self.staging[queue as usize].lock()
+    fn staging(&self, stream: Stream) -> MutexGuard<'_, Staging> {
+        self.staging[stream as usize].lock()
     }
 
     fn handle(&self, pool: Pool) -> Result<sys::CUmemoryPool, CardError> {
@@ -132,45 +132,45 @@ impl CudaCard {
         handle.map(|handle| handle.0).ok_or_else(|| other("there is no such pool"))
     }
 
-    /// A queue's next place, for anything but launches: held until it is enqueued, so that nothing of the kind
-    /// gets into a recording.
+    /// A stream's next place, for anything but launches: held until it is enqueued, so that nothing of the kind
+    /// gets into a capture.
     fn turn(
         &self,
-        queue: Queue,
+        stream: Stream,
         what: &str,
-    ) -> Result<Option<MutexGuard<'_, Recording>>, CardError> {
+    ) -> Result<Option<MutexGuard<'_, Capture>>, CardError> {
         self.ready()?;
-        if queue == Queue::Load {
+        if stream == Stream::Load {
             return Ok(None);
         }
-        let recording = self.recording.lock();
-        match recording.on {
-            true => Err(CardError::Other(format!("{what} while a graph is recorded"))),
-            false => Ok(Some(recording)),
+        let capture = self.capture.lock();
+        match capture.on {
+            true => Err(CardError::Other(format!("{what} while a graph is captured"))),
+            false => Ok(Some(capture)),
         }
     }
 
-    /// Waits for what was given back: until then it counts as used. A recording has the executor's queue for
+    /// Waits for what was given back: until then it counts as used. A capture has the executor's stream for
     /// itself; what a loader gives back is on the other one.
     fn settle(&self) -> Result<(), CardError> {
-        self.synchronise(Queue::Load)?;
-        let recording = self.recording.lock();
-        match recording.on {
+        self.synchronise(Stream::Load)?;
+        let capture = self.capture.lock();
+        match capture.on {
             true => Ok(()),
-            false => self.wait_for(Queue::Compute),
+            false => self.wait_for(Stream::Compute),
         }
     }
 
-    fn wait_for(&self, queue: Queue) -> Result<(), CardError> {
+    fn wait_for(&self, stream: Stream) -> Result<(), CardError> {
         self.ready()?;
         // SAFETY: the stream lives as long as the card.
-        let done = unsafe { result::stream::synchronize(self.stream(queue)) };
+        let done = unsafe { result::stream::synchronize(self.raw_stream(stream)) };
         self.faults.check(done, "waiting for the GPU")
     }
 
-    fn free_now(&self, address: u64, queue: Queue) -> Result<(), CardError> {
+    fn free_now(&self, address: u64, stream: Stream) -> Result<(), CardError> {
         // SAFETY: the driver refuses what it has not given; buffers give back once what they gave out is gone.
-        let done = unsafe { result::free_async(address, self.stream(queue)) };
+        let done = unsafe { result::free_async(address, self.raw_stream(stream)) };
         self.faults.check(done, "giving memory back")
     }
 
@@ -206,7 +206,7 @@ impl CudaCard {
         args: &mut [*mut c_void],
     ) -> Result<(), result::DriverError> {
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
-        let stream = self.stream(Queue::Compute);
+        let stream = self.raw_stream(Stream::Compute);
         if !self.overlaps {
             // SAFETY: the caller's.
             return unsafe {
@@ -230,16 +230,16 @@ impl CudaCard {
             numAttrs: 1,
         };
         let none = std::ptr::null_mut();
-        // SAFETY: the caller's; the driver copies the wish before it returns.
+        // SAFETY: the caller's; the driver copies the configuration before it returns.
         unsafe { sys::cuLaunchKernelEx(&raw const config, function, args.as_mut_ptr(), none) }
             .result()
     }
 
     fn instantiate(&self, graph: sys::CUgraph) -> Result<Graph, CardError> {
         let flags = sys::CUgraphInstantiate_flags(0);
-        // SAFETY: a graph that `end_recording` has just got.
+        // SAFETY: a graph that `end_capture` has just got.
         let exec = unsafe { result::graph::instantiate(graph, flags) };
-        let exec = Handle(self.faults.check(exec, "making ready what was recorded")?);
+        let exec = Handle(self.faults.check(exec, "instantiating a graph")?);
         let mut graphs = self.graphs.lock();
         graphs.next += 1;
         let graph = Graph(graphs.next);
@@ -270,12 +270,12 @@ impl Card for CudaCard {
         self.bind()
     }
 
-    /// Asks the loader's stream, which may be asked while the executor's is recorded: a failed context answers
+    /// Asks the loader's stream, which may be asked while the executor's is captured: a failed context answers
     /// every question with its failure.
     fn health(&self) -> Result<(), CardError> {
         self.ready()?;
         // SAFETY: the stream lives as long as the card.
-        let code = unsafe { sys::cuStreamQuery(self.stream(Queue::Load)) };
+        let code = unsafe { sys::cuStreamQuery(self.raw_stream(Stream::Load)) };
         match code {
             sys::CUresult::CUDA_ERROR_NOT_READY => Ok(()),
             code => self.faults.check(code.result(), "checking the GPU's health"),
@@ -293,7 +293,7 @@ impl Card for CudaCard {
         wanted.allocType = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
         wanted.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
         wanted.location.id = self.device;
-        // SAFETY: the wishes are whole.
+        // SAFETY: the structs are complete.
         let created = unsafe { result::mem_pool::create(&raw const wanted) };
         let handle = self.faults.check(created, "creating a pool")?;
         // Without this, every synchronisation would hand free memory back to the driver.
@@ -342,33 +342,33 @@ impl Card for CudaCard {
         self.faults.check(unsafe { result::mem_pool::destroy(handle.0) }, "destroying a pool")
     }
 
-    fn allocate(&self, pool: Pool, bytes: usize, queue: Queue) -> Result<u64, CardError> {
+    fn allocate(&self, pool: Pool, bytes: usize, stream: Stream) -> Result<u64, CardError> {
         if bytes == 0 {
             return Err(CardError::Shape("an allocation of no bytes".into()));
         }
         let handle = self.handle(pool)?;
-        let _turn = self.turn(queue, "an allocation")?;
+        let _turn = self.turn(stream, "an allocation")?;
         // SAFETY: a live pool and stream; the memory is undefined, as the trait says.
-        let got = unsafe { result::mem_pool::alloc_async(handle, bytes, self.stream(queue)) };
+        let got = unsafe { result::mem_pool::alloc_async(handle, bytes, self.raw_stream(stream)) };
         let address = self.faults.check_bytes(got, bytes, "an allocation")?;
         if address % 256 == 0 {
             return Ok(address);
         }
-        self.free_now(address, queue)?;
+        self.free_now(address, stream)?;
         Err(CardError::Other(format!("the driver gave memory at {address:#x}, not on 256 bytes")))
     }
 
-    fn free(&self, address: u64, queue: Queue) -> Result<(), CardError> {
+    fn free(&self, address: u64, stream: Stream) -> Result<(), CardError> {
         self.ready()?;
-        if queue == Queue::Load {
-            return self.free_now(address, queue);
+        if stream == Stream::Load {
+            return self.free_now(address, stream);
         }
-        let mut recording = self.recording.lock();
-        if recording.on {
-            recording.freed.push(address);
+        let mut capture = self.capture.lock();
+        if capture.on {
+            capture.freed.push(address);
             return Ok(());
         }
-        self.free_now(address, queue)
+        self.free_now(address, stream)
     }
 
     fn pool_of(&self, address: u64) -> Result<Pool, CardError> {
@@ -393,32 +393,33 @@ impl Card for CudaCard {
         staging::unmap(memory, &self.faults)
     }
 
-    fn upload(&self, to: u64, from: &[u8], queue: Queue) -> Result<(), CardError> {
-        let _turn = self.turn(queue, "a copy to the GPU")?;
-        let stream = self.stream(queue);
+    fn upload(&self, to: u64, from: &[u8], stream: Stream) -> Result<(), CardError> {
+        let _turn = self.turn(stream, "a copy to the GPU")?;
+        let raw = self.raw_stream(stream);
         if from.is_empty() {
             return Ok(());
         }
-        self.staging(queue).upload(to, from, stream, &self.faults)
+        self.staging(stream).upload(to, from, raw, &self.faults)
     }
 
-    fn download(&self, from: u64, to: &mut [u8], queue: Queue) -> Result<(), CardError> {
-        let turn = self.turn(queue, "a copy from the GPU")?;
+    fn download(&self, from: u64, to: &mut [u8], stream: Stream) -> Result<(), CardError> {
+        let turn = self.turn(stream, "a copy from the GPU")?;
         if to.is_empty() {
             return Ok(());
         }
-        let mut staging = self.staging(queue);
+        let mut staging = self.staging(stream);
         let small = match to.len() <= staging::SMALL {
             true => Some(staging.small(&self.faults)?.0),
             false => None,
         };
         let place: *mut c_void = small.unwrap_or(to.as_mut_ptr().cast());
         // SAFETY: the place has room for so many bytes, and is kept until the copy is there.
-        let sent = unsafe { sys::cuMemcpyDtoHAsync_v2(place, from, to.len(), self.stream(queue)) };
+        let sent =
+            unsafe { sys::cuMemcpyDtoHAsync_v2(place, from, to.len(), self.raw_stream(stream)) };
         drop(turn);
         self.faults.check(sent.result(), "a copy from the GPU")?;
         // SAFETY: the stream lives as long as the card.
-        let done = unsafe { result::stream::synchronize(self.stream(queue)) };
+        let done = unsafe { result::stream::synchronize(self.raw_stream(stream)) };
         self.faults.check(done, "waiting for a copy from the GPU")?;
         if let Some(pinned) = small {
             // SAFETY: the copy is there, and `staging` is held.
@@ -427,23 +428,24 @@ impl Card for CudaCard {
         Ok(())
     }
 
-    fn copy(&self, from: u64, to: u64, bytes: usize, queue: Queue) -> Result<(), CardError> {
-        let _turn = self.turn(queue, "copying")?;
+    fn copy(&self, from: u64, to: u64, bytes: usize, stream: Stream) -> Result<(), CardError> {
+        let _turn = self.turn(stream, "copying")?;
         // SAFETY: the driver checks the addresses.
-        let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream(queue)) };
+        let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.raw_stream(stream)) };
         self.faults.check(done, "copying")
     }
 
-    fn fill(&self, address: u64, byte: u8, bytes: usize, queue: Queue) -> Result<(), CardError> {
-        let _turn = self.turn(queue, "filling memory")?;
+    fn fill(&self, address: u64, byte: u8, bytes: usize, stream: Stream) -> Result<(), CardError> {
+        let _turn = self.turn(stream, "filling memory")?;
         // SAFETY: the driver checks the address.
-        let done = unsafe { result::memset_d8_async(address, byte, bytes, self.stream(queue)) };
+        let done =
+            unsafe { result::memset_d8_async(address, byte, bytes, self.raw_stream(stream)) };
         self.faults.check(done, "filling memory")
     }
 
-    fn synchronise(&self, queue: Queue) -> Result<(), CardError> {
-        drop(self.turn(queue, "waiting")?);
-        self.wait_for(queue)
+    fn synchronise(&self, stream: Stream) -> Result<(), CardError> {
+        drop(self.turn(stream, "waiting")?);
+        self.wait_for(stream)
     }
 
     unsafe fn launch(
@@ -483,81 +485,87 @@ impl Card for CudaCard {
     }
 
     fn start_timer(&self, timer: Timer) -> Result<(), CardError> {
-        let _turn = self.turn(Queue::Compute, "starting a timer")?;
-        self.timers.lock().mark(timer, timers::START, self.stream(Queue::Compute), &self.faults)
+        let _turn = self.turn(Stream::Compute, "starting a timer")?;
+        self.timers.lock().mark(
+            timer,
+            timers::START,
+            self.raw_stream(Stream::Compute),
+            &self.faults,
+        )
     }
 
     fn stop_timer(&self, timer: Timer) -> Result<(), CardError> {
-        let _turn = self.turn(Queue::Compute, "stopping a timer")?;
-        self.timers.lock().mark(timer, timers::STOP, self.stream(Queue::Compute), &self.faults)
+        let _turn = self.turn(Stream::Compute, "stopping a timer")?;
+        self.timers.lock().mark(timer, timers::STOP, self.raw_stream(Stream::Compute), &self.faults)
     }
 
     fn read_timer(&self, timer: Timer) -> Result<Duration, CardError> {
-        drop(self.turn(Queue::Compute, "reading a timer")?);
+        drop(self.turn(Stream::Compute, "reading a timer")?);
         let events = self.timers.lock().get(timer)?;
         timers::read(events, &self.faults)
     }
 
-    fn forget_timer(&self, timer: Timer) -> Result<(), CardError> {
+    fn destroy_timer(&self, timer: Timer) -> Result<(), CardError> {
         self.ready()?;
-        self.timers.lock().forget(timer);
+        self.timers.lock().destroy(timer);
         Ok(())
     }
 
-    /// Other threads' calls do not end the recording: it is relaxed, and this file sees to it that nothing gets
+    /// Other threads' calls do not end the capture: it is relaxed, and this file sees to it that nothing gets
     /// in that may not be there.
-    fn begin_recording(&self) -> Result<(), CardError> {
-        let turn = self.turn(Queue::Compute, "another recording")?;
+    fn begin_capture(&self) -> Result<(), CardError> {
+        let turn = self.turn(Stream::Compute, "a second capture")?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream lives as long as the card.
-        let begun = unsafe { result::stream::begin_capture(self.stream(Queue::Compute), mode) };
-        self.faults.check(begun, "beginning to record")?;
-        if let Some(mut recording) = turn {
-            recording.on = true;
+        let begun =
+            unsafe { result::stream::begin_capture(self.raw_stream(Stream::Compute), mode) };
+        self.faults.check(begun, "beginning a capture")?;
+        if let Some(mut capture) = turn {
+            capture.on = true;
         }
         Ok(())
     }
 
-    fn end_recording(&self) -> Result<Graph, CardError> {
+    fn end_capture(&self) -> Result<Graph, CardError> {
         self.ready()?;
-        let mut recording = self.recording.lock();
-        if !recording.on {
-            return Err(other("nothing is recorded"));
+        let mut capture = self.capture.lock();
+        if !capture.on {
+            return Err(other("nothing is being captured"));
         }
-        // SAFETY: the stream lives as long as the card. It records no more after this, whatever comes of it.
-        let ended = unsafe { result::stream::end_capture(self.stream(Queue::Compute)) };
-        recording.on = false;
-        let freed = std::mem::take(&mut recording.freed);
-        let given_back = freed.into_iter().map(|address| self.free_now(address, Queue::Compute));
+        // SAFETY: the stream lives as long as the card. It captures no more after this, whatever comes of it.
+        let ended = unsafe { result::stream::end_capture(self.raw_stream(Stream::Compute)) };
+        capture.on = false;
+        let freed = std::mem::take(&mut capture.freed);
+        let given_back = freed.into_iter().map(|address| self.free_now(address, Stream::Compute));
         let given_back = given_back.fold(Ok(()), Result::and);
-        drop(recording);
-        let graph = self.faults.check(ended, "recording")?;
+        drop(capture);
+        let graph = self.faults.check(ended, "ending a capture")?;
         if graph.is_null() {
-            return Err(other("recording gave nothing"));
+            return Err(other("the capture gave no graph"));
         }
-        let recorded = given_back.and_then(|()| self.instantiate(graph));
+        let instantiated = given_back.and_then(|()| self.instantiate(graph));
         // SAFETY: ours, and what was made of it stands by itself.
         let _ = unsafe { result::graph::destroy(graph) };
-        recorded
+        instantiated
     }
 
-    fn replay(&self, graph: Graph) -> Result<(), CardError> {
-        let _turn = self.turn(Queue::Compute, "a replay")?;
+    fn launch_graph(&self, graph: Graph) -> Result<(), CardError> {
+        let _turn = self.turn(Stream::Compute, "a graph launch")?;
         let graphs = self.graphs.lock();
         let exec = graphs.handles.get(&graph).ok_or_else(|| other("there is no such graph"))?;
-        // SAFETY: instantiated, and not forgotten while the list is held.
-        let done = unsafe { result::graph::launch(exec.0, self.stream(Queue::Compute)) };
-        self.faults.check(done, "a replay")
+        // SAFETY: instantiated, and not destroyed while the list is held.
+        let done = unsafe { result::graph::launch(exec.0, self.raw_stream(Stream::Compute)) };
+        self.faults.check(done, "a graph launch")
     }
 
-    /// Waits for the executor's queue first, where it may be running.
-    fn forget(&self, graph: Graph) -> Result<(), CardError> {
-        self.synchronise(Queue::Compute)?;
+    /// Waits for the executor's stream first, where it may be running.
+    fn destroy_graph(&self, graph: Graph) -> Result<(), CardError> {
+        self.synchronise(Stream::Compute)?;
         let removed = self.graphs.lock().handles.remove(&graph);
         let Some(exec) = removed else { return Ok(()) };
         // SAFETY: taken out of the list, and not running.
         let destroyed = unsafe { result::graph::exec_destroy(exec.0) };
-        self.faults.check(destroyed, "forgetting a graph")
+        self.faults.check(destroyed, "destroying a graph")
     }
 }
 

@@ -5,7 +5,7 @@
 //! precision (no TF32), because greedy tokens are compared with those of the CPU.
 
 use super::driver::Handle;
-use crate::cuda::card::{CardError, Gemm, Number};
+use crate::cuda::card::{CardError, Gemm, ScalarType};
 use cudarc::cublas::{result, result::CublasError, sys};
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use std::ffi::c_int;
@@ -68,15 +68,15 @@ impl Products {
         let Some(Plan { m, n, k, ldc }) = plan(gemm)? else {
             return Ok(());
         };
-        let (kind, sums) = match gemm.number {
-            Number::F32 => (
+        let (kind, sums) = match gemm.scalar {
+            ScalarType::F32 => (
                 sys::cudaDataType::CUDA_R_32F,
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_PEDANTIC,
             ),
-            Number::F16 => {
+            ScalarType::F16 => {
                 (sys::cudaDataType::CUDA_R_16F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F)
             }
-            Number::BF16 => {
+            ScalarType::BF16 => {
                 (sys::cudaDataType::CUDA_R_16BF, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F)
             }
         };
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn gemm(rows: usize, columns: usize, n: usize, out_stride: usize) -> Gemm {
-        Gemm { number: Number::F32, rows, columns, n, weights: 0, x: 0, out: 0, out_stride }
+        Gemm { scalar: ScalarType::F32, rows, columns, n, weights: 0, x: 0, out: 0, out_stride }
     }
 
     #[test]

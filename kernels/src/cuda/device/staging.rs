@@ -1,4 +1,4 @@
-//! The pinned memory through which a queue's copies go: two pieces for uploads, so that one is filled while the other
+//! The pinned memory through which a stream's copies go: two pieces for uploads, so that one is filled while the other
 //! is being copied, and a small one for downloads.
 //!
 //! The size of a piece is limited, so that the executor's small copies never wait behind gigabytes of a model load: at
@@ -16,7 +16,7 @@ pub(super) const PIECE: usize = 4 << 20;
 /// Downloads of up to so many bytes go through pinned memory.
 pub(super) const SMALL: usize = 64 << 10;
 
-/// A queue's pinned memory.
+/// A stream's pinned memory.
 #[derive(Debug, Default)]
 pub(super) struct Staging {
     pieces: Vec<Piece>,

@@ -47,7 +47,7 @@ impl Timers {
         faults.check(unsafe { result::event::record(event.0, stream) }, "marking a timer")
     }
 
-    pub fn forget(&mut self, timer: Timer) {
+    pub fn destroy(&mut self, timer: Timer) {
         self.events.remove(&timer).into_iter().flatten().for_each(destroy);
     }
 

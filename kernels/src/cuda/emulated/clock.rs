@@ -1,7 +1,7 @@
 //! The clock of an emulated GPU: a simple cost model, so that the same work takes the same time everywhere. Queues run
 //! in parallel; copies from and to the host share one copy engine.
 
-use super::super::card::Queue;
+use super::super::card::Stream;
 use super::queues::Work;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Pace {
     }
 }
 
-/// The host's time, and when each queue and the copy engine will have done what was begun.
+/// The host's time, and when each stream and the copy engine will have done what was begun.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     pace: Pace,
@@ -60,22 +60,22 @@ impl Clock {
     }
 
     /// When work begins that was enqueued at `at`, and how long it takes.
-    pub fn begin(&self, queue: Queue, at: Duration, work: &Work) -> (Duration, Duration) {
-        let begun = self.ends[queue as usize].max(at);
+    pub fn begin(&self, stream: Stream, at: Duration, work: &Work) -> (Duration, Duration) {
+        let begun = self.ends[stream as usize].max(at);
         let begun = if is_copy(work) { begun.max(self.copies) } else { begun };
         (begun, self.pace.of(work))
     }
 
-    pub fn end(&mut self, queue: Queue, at: Duration, work: &Work) {
-        self.ends[queue as usize] = at;
+    pub fn end(&mut self, stream: Stream, at: Duration, work: &Work) {
+        self.ends[stream as usize] = at;
         if is_copy(work) {
             self.copies = at;
         }
     }
 
-    /// The host has waited for a queue.
-    pub fn wait(&mut self, queue: Queue) {
-        self.host = self.host.max(self.ends[queue as usize]);
+    /// The host has waited for a stream.
+    pub fn wait(&mut self, stream: Stream) {
+        self.host = self.host.max(self.ends[stream as usize]);
     }
 
     /// The host has waited for something that was done at this time.

@@ -1,19 +1,19 @@
 //! Dense products on the emulated GPU: plain loops.
 
-use super::super::card::{Gemm, Number};
+use super::super::card::{Gemm, ScalarType};
 use super::EmulationMode;
 
 /// # Safety
 /// The addresses hold what [`Gemm`] says.
 pub(super) unsafe fn multiply(gemm: &Gemm, temper: EmulationMode) {
-    let Gemm { number, rows, columns, n, weights, x, out, out_stride } = *gemm;
+    let Gemm { scalar, rows, columns, n, weights, x, out, out_stride } = *gemm;
     let at = |address: u64, index: usize| -> f32 {
         // SAFETY: as the caller has promised.
         unsafe {
-            match number {
-                Number::F32 => *(address as *const f32).add(index),
-                Number::F16 => (*(address as *const half::f16).add(index)).to_f32(),
-                Number::BF16 => (*(address as *const half::bf16).add(index)).to_f32(),
+            match scalar {
+                ScalarType::F32 => *(address as *const f32).add(index),
+                ScalarType::F16 => (*(address as *const half::f16).add(index)).to_f32(),
+                ScalarType::BF16 => (*(address as *const half::bf16).add(index)).to_f32(),
             }
         }
     };

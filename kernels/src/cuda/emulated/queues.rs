@@ -1,6 +1,6 @@
-//! Work that an emulated GPU has accepted but not yet done, by queue.
+//! Work that an emulated GPU has accepted but not yet done, by stream.
 
-use super::super::card::{Arg, Gemm, Grid, Queue, Timer};
+use super::super::card::{Arg, Gemm, Grid, Stream, Timer};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -51,26 +51,26 @@ impl Work {
     }
 }
 
-/// Both queues' work, with the host's time when it was enqueued.
+/// Both streams' work, with the host's time when it was enqueued.
 #[derive(Debug, Default)]
 pub(super) struct Queues([VecDeque<(Work, Duration)>; 2]);
 
 impl Queues {
-    pub fn push(&mut self, queue: Queue, work: Work, at: Duration) {
-        self.0[queue as usize].push_back((work, at));
+    pub fn push(&mut self, stream: Stream, work: Work, at: Duration) {
+        self.0[stream as usize].push_back((work, at));
     }
 
-    pub fn names(&self, queue: Queue) -> Vec<&'static str> {
-        self.0[queue as usize].iter().map(|(work, _)| work.name()).collect()
+    pub fn names(&self, stream: Stream) -> Vec<&'static str> {
+        self.0[stream as usize].iter().map(|(work, _)| work.name()).collect()
     }
 
-    /// Pieces of work on [`Queue::Compute`] up to the last end of this timer; 0 if none waits.
+    /// Pieces of work on [`Stream::Compute`] up to the last end of this timer; 0 if none waits.
     pub fn up_to_end(&self, timer: Timer) -> usize {
         let is_end = |(work, _): &(Work, Duration)| matches!(work, Work::Mark { timer: of, end: true } if *of == timer);
-        self.0[Queue::Compute as usize].iter().rposition(is_end).map_or(0, |last| last + 1)
+        self.0[Stream::Compute as usize].iter().rposition(is_end).map_or(0, |last| last + 1)
     }
 
-    pub fn pop(&mut self, queue: Queue) -> Option<(Work, Duration)> {
-        self.0[queue as usize].pop_front()
+    pub fn pop(&mut self, stream: Stream) -> Option<(Work, Duration)> {
+        self.0[stream as usize].pop_front()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::Number;
+use crate::cuda::card::ScalarType;
 use crate::cuda::check::Bench;
 use crate::cuda::product::answers::dense_checks;
 use crate::cuda::timer;
@@ -19,7 +19,7 @@ fn pessimistic() -> (Arc<EmulatedCard>, Arc<dyn Card>, Pool) {
 
 fn product(x: u64, out: u64) -> Gemm {
     let (rows, columns, n) = (1, 1, 1);
-    Gemm { number: Number::F32, rows, columns, n, weights: x, x, out, out_stride: 1 }
+    Gemm { scalar: ScalarType::F32, rows, columns, n, weights: x, x, out, out_stride: 1 }
 }
 
 #[test]
@@ -44,56 +44,56 @@ fn calls_return_before_anything_is_done_and_waiting_takes_the_cards_time() {
 #[test]
 fn a_copy_waits_for_the_loaders_and_mapped_memory_does_not() {
     let (emulated, card, pool) = pessimistic();
-    let large = Buffer::<u8>::on(&card, pool, 100_000, Queue::Load).unwrap();
-    card.upload(large.view().address(), &[1; 100_000], Queue::Load).unwrap();
-    card.synchronise(Queue::Load).unwrap();
+    let large = Buffer::<u8>::on(&card, pool, 100_000, Stream::Load).unwrap();
+    card.upload(large.view().address(), &[1; 100_000], Stream::Load).unwrap();
+    card.synchronise(Stream::Load).unwrap();
     let before = emulated.now();
     assert!(before >= Duration::from_micros(110), "100 us at 1 ns a byte");
 
-    card.upload(large.view().address(), &[2; 100_000], Queue::Load).unwrap();
-    let pending = emulated.drain(Queue::Load);
+    card.upload(large.view().address(), &[2; 100_000], Stream::Load).unwrap();
+    let pending = emulated.drain(Stream::Load);
     pending.unwrap();
     let mut small = Buffer::<u8>::new(&card, pool, 1).unwrap();
     small.write(0, &[7]).unwrap();
-    card.synchronise(Queue::Compute).unwrap();
+    card.synchronise(Stream::Compute).unwrap();
     assert!(emulated.now() >= before + Duration::from_micros(110), "behind the loader's");
     drop(large);
 }
 
 #[test]
-fn memory_of_the_other_queue_is_a_fault_until_it_was_waited_for() {
+fn memory_of_the_other_stream_is_a_fault_until_it_was_waited_for() {
     let (_, card, pool) = pessimistic();
-    let x = Buffer::<f32>::on(&card, pool, 1, Queue::Load).unwrap();
+    let x = Buffer::<f32>::on(&card, pool, 1, Stream::Load).unwrap();
     // SAFETY: one number.
     unsafe { card.gemm(product(x.view().address(), x.view().address())) }.unwrap();
-    let fault = card.synchronise(Queue::Compute).unwrap_err().to_string();
+    let fault = card.synchronise(Stream::Compute).unwrap_err().to_string();
     assert!(fault.contains("nobody has waited for"), "{fault}");
     assert!(matches!(card.health(), Err(CardError::Dead(_))), "and the card is gone");
 
     let (_, card, pool) = pessimistic();
-    let x = Buffer::<f32>::on(&card, pool, 1, Queue::Load).unwrap();
-    card.synchronise(Queue::Load).unwrap();
+    let x = Buffer::<f32>::on(&card, pool, 1, Stream::Load).unwrap();
+    card.synchronise(Stream::Load).unwrap();
     // SAFETY: one number.
     unsafe { card.gemm(product(x.view().address(), x.view().address())) }.unwrap();
     drop(x);
-    card.synchronise(Queue::Load).unwrap();
-    let fault = card.synchronise(Queue::Compute).unwrap_err().to_string();
+    card.synchronise(Stream::Load).unwrap();
+    let fault = card.synchronise(Stream::Compute).unwrap_err().to_string();
     assert!(fault.contains("is not allocated"), "given back under a kernel: {fault}");
 }
 
 #[test]
-fn a_recording_has_the_executors_queue_for_itself_and_the_loaders_goes_on() {
+fn a_capture_has_the_executors_stream_for_itself_and_the_loaders_goes_on() {
     let (_, card, pool) = pessimistic();
     let mut before = Buffer::of(&card, pool, &[1.0f32]).unwrap();
-    card.begin_recording().unwrap();
+    card.begin_capture().unwrap();
     for thread in ["this", "another"] {
         let compute = || {
-            assert!(card.allocate(pool, 4, Queue::Compute).is_err(), "{thread}");
-            assert!(card.synchronise(Queue::Compute).is_err());
-            assert!(card.begin_recording().is_err() && card.create_timer().is_ok());
-            let loaded = Buffer::<f32>::on(&card, pool, 10, Queue::Load).unwrap();
-            card.upload(loaded.view().address(), &[1; 40], Queue::Load).unwrap();
-            card.synchronise(Queue::Load).unwrap();
+            assert!(card.allocate(pool, 4, Stream::Compute).is_err(), "{thread}");
+            assert!(card.synchronise(Stream::Compute).is_err());
+            assert!(card.begin_capture().is_err() && card.create_timer().is_ok());
+            let loaded = Buffer::<f32>::on(&card, pool, 10, Stream::Load).unwrap();
+            card.upload(loaded.view().address(), &[1; 40], Stream::Load).unwrap();
+            card.synchronise(Stream::Load).unwrap();
         };
         match thread {
             "this" => compute(),
@@ -103,8 +103,8 @@ fn a_recording_has_the_executors_queue_for_itself_and_the_loaders_goes_on() {
     assert!(before.write(0, &[2.0]).is_err());
     let used = card.pool_usage(pool).unwrap().used;
     drop(before);
-    assert_eq!(card.pool_usage(pool).unwrap().used, used, "given back once the recording is over");
-    card.end_recording().unwrap();
+    assert_eq!(card.pool_usage(pool).unwrap().used, used, "given back once the capture is over");
+    card.end_capture().unwrap();
     card.destroy_pool(pool).unwrap();
 }
 

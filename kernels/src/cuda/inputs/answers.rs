@@ -15,7 +15,7 @@ pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError>
 fn check(bench: &Bench, rooms: [usize; SECTIONS]) -> Result<Check, CardError> {
     let Bench { card, pool } = bench;
     let mut inputs = StepInputs::new(card, *pool, rooms)?;
-    card.synchronise(Queue::Load)?;
+    card.synchronise(Stream::Load)?;
     inputs.card.fill(0xff)?;
     let mut numbers = Numbers::new(rooms.iter().sum::<usize>() as u64);
     let mut expected = vec![u32::MAX; inputs.card.len()];
@@ -27,7 +27,7 @@ fn check(bench: &Bench, rooms: [usize; SECTIONS]) -> Result<Check, CardError> {
             expected[inputs.starts[section]..][..len].copy_from_slice(&words);
         }
         inputs.fetch(&**card, fetched)?;
-        card.synchronise(Queue::Compute)?;
+        card.synchronise(Stream::Compute)?;
     }
     let mut got = inputs.card.to_vec()?;
     // Up to three words behind a section belong to nothing.

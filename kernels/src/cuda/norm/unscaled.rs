@@ -7,7 +7,7 @@
 use super::require;
 use crate::cuda::acts::{ActBuffer, ActKind, ActsMut, ProductInput, Scale};
 use crate::cuda::buffer::{Buffer, View, ViewMut};
-use crate::cuda::card::{Arg, Card, CardError, Grid, Pool, Queue};
+use crate::cuda::card::{Arg, Card, CardError, Grid, Pool, Stream};
 use crate::cuda::rows::{fits, written};
 use std::sync::Arc;
 
@@ -73,11 +73,11 @@ impl UnscaledBuffer {
         pool: Pool,
         width: usize,
         kinds: &[ActKind],
-        queue: Queue,
+        stream: Stream,
     ) -> Result<UnscaledBuffer, CardError> {
         Ok(UnscaledBuffer {
-            acts: ActBuffer::new(card, pool, MANY * width, kinds, queue)?,
-            squares: Buffer::on(card, pool, MANY * width.div_ceil(PIECE), queue)?,
+            acts: ActBuffer::new(card, pool, MANY * width, kinds, stream)?,
+            squares: Buffer::on(card, pool, MANY * width.div_ceil(PIECE), stream)?,
             width,
         })
     }

@@ -55,9 +55,9 @@ const PRODUCTS: [Product; 4] = [
 ];
 
 impl Product {
-    fn card(&self) -> Arc<PaperCard> {
+    fn card(&self) -> Arc<DryRunCard> {
         let [bandwidth, clock] = self.rates;
-        let card = PaperCard::new(self.capability, self.multiprocessors, self.shared << 10);
+        let card = DryRunCard::new(self.capability, self.multiprocessors, self.shared << 10);
         Arc::new(card.with_rates(bandwidth * 1_000_000_000, clock * 1_000_000))
     }
 }

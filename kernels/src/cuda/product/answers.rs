@@ -7,7 +7,7 @@ use super::names::Tile;
 use super::{Matrix, Output, Way, multiply_by};
 use crate::cuda::acts::{ActKind, Acts};
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::{CardError, Queue};
+use crate::cuda::card::{CardError, Stream};
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 use crate::quant::{Kind, dequantise_row};
 use half::{bf16, f16};
@@ -138,9 +138,9 @@ pub(crate) fn matrix(
     // In two pieces, the second first.
     let cut = rows / 2;
     let (first, second) = stored.split_at(cut * matrix.row_bytes());
-    matrix.write_rows(cut, second, Queue::Load)?;
-    matrix.write_rows(0, first, Queue::Load)?;
-    bench.card.synchronise(Queue::Load)?;
+    matrix.write_rows(cut, second, Stream::Load)?;
+    matrix.write_rows(0, first, Stream::Load)?;
+    bench.card.synchronise(Stream::Load)?;
     Ok((matrix, values))
 }
 

@@ -99,7 +99,7 @@ mod emulated {
         for (arg, len) in acts.get(form, numbers).args().into_iter().zip(lengths) {
             let (Arg::Address(address), mut bytes) = (arg, vec![0; len]) else { continue };
             if len > 0 {
-                card.download(address, &mut bytes, Queue::Compute).unwrap();
+                card.download(address, &mut bytes, Stream::Compute).unwrap();
             }
             all.extend(bytes);
         }
@@ -115,7 +115,7 @@ mod emulated {
                 let mut numbers = Numbers::new(5);
                 let matrix = matrix(&bench, kind, 2 * outputs, columns, &mut numbers).unwrap().0;
                 let acts = |numbers| {
-                    ActBuffer::new(card, bench.pool, numbers, &[form], Queue::Compute).unwrap()
+                    ActBuffer::new(card, bench.pool, numbers, &[form], Stream::Compute).unwrap()
                 };
                 let mut x = acts(n * columns);
                 fill(card, x.get_mut(form, n * columns));
@@ -155,7 +155,7 @@ mod emulated {
             let numbers = before.len();
             Joined {
                 stream: Buffer::of(card, *pool, before).unwrap(),
-                acts: ActBuffer::new(card, *pool, numbers, &[form], Queue::Compute).unwrap(),
+                acts: ActBuffer::new(card, *pool, numbers, &[form], Stream::Compute).unwrap(),
                 squares: Buffer::of(card, *pool, &vec![f32::NAN; numbers / PIECE]).unwrap(),
             }
         }
@@ -183,7 +183,7 @@ mod emulated {
                 let mut numbers = Numbers::new(8);
                 let matrix = matrix(&bench, kind, width, columns, &mut numbers).unwrap().0;
                 let mut x =
-                    ActBuffer::new(card, pool, n * columns, &[form], Queue::Compute).unwrap();
+                    ActBuffer::new(card, pool, n * columns, &[form], Stream::Compute).unwrap();
                 fill(card, x.get_mut(form, n * columns));
                 let x = x.get(form, n * columns);
                 let bias = fused_answers::bias(width, columns, biased, &mut numbers);
@@ -228,8 +228,8 @@ mod emulated {
                 let (card, stride) = (&bench.card, rows[0] + rows[1]);
                 let parts = case.matrices(&bench, &mut Numbers::new(6)).unwrap().0;
                 let form = parts[0].input_kind(&**card, n);
-                let mut x =
-                    ActBuffer::new(card, bench.pool, n * columns, &[form], Queue::Compute).unwrap();
+                let mut x = ActBuffer::new(card, bench.pool, n * columns, &[form], Stream::Compute)
+                    .unwrap();
                 fill(card, x.get_mut(form, n * columns));
                 let squares = Buffer::of(card, bench.pool, &vec![50.0; n * columns / PIECE]);
                 let squares = squares.unwrap();
@@ -266,7 +266,7 @@ mod emulated {
         let (card, pool) = (&bench.card, bench.pool);
         let mut wide = Buffer::<f32>::new(card, pool, 2 * n * columns).unwrap();
         wide.fill(0).unwrap();
-        let mut acts = ActBuffer::new(card, pool, n * columns, &[form], Queue::Compute).unwrap();
+        let mut acts = ActBuffer::new(card, pool, n * columns, &[form], Stream::Compute).unwrap();
         let to = acts.get_mut(form, n * columns);
         gated(&**card, Activation::Silu, wide.view(), n, columns, to).unwrap();
         acts
@@ -280,7 +280,7 @@ mod emulated {
             let (card, pool, columns) = (&bench.card, bench.pool, 512);
             let parts = [Kind::Q4K, Kind::Q6K].map(|kind| {
                 let mut matrix = Matrix::new(card, pool, kind, 128, columns).unwrap();
-                matrix.write_rows(0, &vec![1; 128 * matrix.row_bytes()], Queue::Load).unwrap();
+                matrix.write_rows(0, &vec![1; 128 * matrix.row_bytes()], Stream::Load).unwrap();
                 matrix
             });
             let mut out = Buffer::<f32>::new(card, pool, 64 * 256).unwrap();
@@ -295,7 +295,7 @@ mod emulated {
                 let x = launched_inputs(&bench, form, n, columns);
                 let x = x.get(form, n * columns);
                 multiply_all(&**card, &parts, x, n, out.view_mut(), None).unwrap();
-                let mut to = ActBuffer::new(card, pool, n * 64, &[form], Queue::Compute).unwrap();
+                let mut to = ActBuffer::new(card, pool, n * 64, &[form], Stream::Compute).unwrap();
                 let (silu, to) = (Activation::Silu, to.get_mut(form, n * 64));
                 multiply_gated(&**card, &parts[..1], silu, x, n, out.view_mut(), to, None).unwrap();
             }
@@ -304,7 +304,7 @@ mod emulated {
 
     /// Names of what is launched.
     fn launched(run: impl FnOnce(&Arc<dyn Card>, Pool)) -> Vec<&'static str> {
-        let paper = Arc::new(crate::cuda::paper::PaperCard::new((8, 9), 128, 99 << 10));
+        let paper = Arc::new(crate::cuda::paper::DryRunCard::new((8, 9), 128, 99 << 10));
         let card: Arc<dyn Card> = paper.clone();
         run(&card, card.create_pool().unwrap());
         paper.take_noted().iter().map(|noted| noted.name()).collect()
@@ -317,7 +317,7 @@ mod emulated {
                 let matrix = |kind: &Kind| Matrix::new(card, pool, *kind, 64, 256).unwrap();
                 let parts: Vec<Matrix> = kinds.iter().map(matrix).collect();
                 let form = parts[0].input_kind(&**card, n);
-                let acts = ActBuffer::new(card, pool, n * 256, &[form], Queue::Compute).unwrap();
+                let acts = ActBuffer::new(card, pool, n * 256, &[form], Stream::Compute).unwrap();
                 let mut out = Buffer::new(card, pool, n * 64 * parts.len()).unwrap();
                 let x = acts.get(form, n * 256);
                 multiply_all(&**card, &parts, x, n, out.view_mut(), None).unwrap();
@@ -339,9 +339,9 @@ mod emulated {
             launched(|card, pool| {
                 let parts = [Matrix::new(card, pool, kind, 2 * outputs, 256).unwrap()];
                 let takes = parts[0].input_kind(&**card, n);
-                let x = ActBuffer::new(card, pool, n * 256, &[takes], Queue::Compute).unwrap();
+                let x = ActBuffer::new(card, pool, n * 256, &[takes], Stream::Compute).unwrap();
                 let mut out =
-                    ActBuffer::new(card, pool, n * outputs, &[form], Queue::Compute).unwrap();
+                    ActBuffer::new(card, pool, n * outputs, &[form], Stream::Compute).unwrap();
                 let mut wide = Buffer::new(card, pool, 2 * n * outputs).unwrap();
                 let (x, wide) = (x.get(takes, n * 256), wide.view_mut());
                 let (silu, out) = (Activation::Silu, out.get_mut(form, n * outputs));
@@ -369,12 +369,12 @@ mod emulated {
                 let matrix = |kind: &Kind| Matrix::new(card, pool, *kind, rows, 256).unwrap();
                 let parts: Vec<Matrix> = kinds.iter().map(matrix).collect();
                 let takes = parts[0].input_kind(&**card, n);
-                let x = ActBuffer::new(card, pool, n * 256, &[takes], Queue::Compute).unwrap();
+                let x = ActBuffer::new(card, pool, n * 256, &[takes], Stream::Compute).unwrap();
                 let [mut stream, mut branch, weight] =
                     [n * width, n * width, width].map(|len| Buffer::new(card, pool, len).unwrap());
                 let forms = [ActKind::F32, ActKind::F16, ActKind::BF16, ActKind::Q8];
                 let mut room =
-                    UnscaledBuffer::new(card, pool, width, &forms, Queue::Compute).unwrap();
+                    UnscaledBuffer::new(card, pool, width, &forms, Stream::Compute).unwrap();
                 let out = form.map(|form| room.get_mut(form, n, weight.view()));
                 let (x, to, by) = (x.get(takes, n * 256), stream.view_mut(), branch.view_mut());
                 multiply_normed(&**card, &parts, x, n, None, to, by, out).unwrap();
@@ -405,7 +405,7 @@ mod emulated {
         let refused_of = |kind: Kind, columns: usize, n: usize, squares: usize| {
             let matrix = Matrix::new(&card, pool, kind, 8, columns).unwrap();
             let form = matrix.input_kind(&*card, n);
-            let x = ActBuffer::new(&card, pool, n * columns, &[form], Queue::Compute).unwrap();
+            let x = ActBuffer::new(&card, pool, n * columns, &[form], Stream::Compute).unwrap();
             let squares = Buffer::of(&card, pool, &vec![1.0f32; squares]).unwrap();
             let scale = Some(Scale { squares: squares.view(), eps: 0.0 });
             let x = ProductInput { acts: x.get(form, n * columns), scale };
@@ -447,7 +447,7 @@ mod emulated {
         assert!(Matrix::new(&card, pool, Kind::Q4K, 4, 128).is_err());
         assert!(Matrix::new(&card, pool, Kind::F32, 0, 128).is_err());
         let mut matrix = Matrix::new(&card, pool, Kind::F32, 4, 8).unwrap();
-        matrix.write_rows(0, &[0; 4 * 32], Queue::Load).unwrap();
+        matrix.write_rows(0, &[0; 4 * 32], Stream::Load).unwrap();
         let x = Buffer::of(&card, pool, &[0.0f32; 16]).unwrap();
         let bias = Buffer::of(&card, pool, &[0.0f32; 4]).unwrap();
         let mut out = Buffer::<f32>::new(&card, pool, 12).unwrap();
@@ -471,10 +471,10 @@ mod emulated {
     fn rows_that_are_not_there_are_not_written() {
         let (card, pool) = card();
         let mut matrix = Matrix::new(&card, pool, Kind::Q8_0, 4, 32).unwrap();
-        matrix.write_rows(3, &[0; 34], Queue::Load).unwrap();
-        refused(matrix.write_rows(3, &[0; 68], Queue::Load));
-        refused(matrix.write_rows(0, &[0; 33], Queue::Load));
-        refused(matrix.write_rows(usize::MAX, &[0; 34], Queue::Load));
+        matrix.write_rows(3, &[0; 34], Stream::Load).unwrap();
+        refused(matrix.write_rows(3, &[0; 68], Stream::Load));
+        refused(matrix.write_rows(0, &[0; 33], Stream::Load));
+        refused(matrix.write_rows(usize::MAX, &[0; 34], Stream::Load));
     }
 
     /// An answer does not depend on how many others are asked for with it, up to 8.
@@ -491,7 +491,7 @@ mod emulated {
                     pool,
                     n * 1024,
                     &[matrix.input_kind(&*card, n)],
-                    Queue::Compute,
+                    Stream::Compute,
                 )
                 .unwrap();
                 fill(&card, acts.get_mut(matrix.input_kind(&*card, n), n * 1024));
@@ -518,7 +518,8 @@ mod emulated {
     fn fill(card: &Arc<dyn Card>, acts: crate::cuda::acts::ActsMut<'_>) {
         use crate::cuda::acts::ActsMut;
         use crate::cuda::buffer::bytes_of;
-        let put = |address: u64, bytes: &[u8]| card.upload(address, bytes, Queue::Compute).unwrap();
+        let put =
+            |address: u64, bytes: &[u8]| card.upload(address, bytes, Stream::Compute).unwrap();
         let mut numbers = crate::cuda::check::Numbers::new(3);
         match acts {
             ActsMut::F32(v) => put(v.address(), bytes_of(&numbers.numbers(v.len()))),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::Queue;
+use crate::cuda::card::Stream;
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 use crate::cuda::e4m3;
 use crate::cuda::kv::KvLayer;
@@ -282,7 +282,7 @@ impl Case {
         numbers: &mut Numbers,
     ) -> Result<Vec<Check>, CardError> {
         let given = self.given(numbers);
-        let mut layer = KvLayer::new(&bench.card, bench.pool, self.shape(), kind, Queue::Compute)?;
+        let mut layer = KvLayer::new(&bench.card, bench.pool, self.shape(), kind, Stream::Compute)?;
         poison(bench, layer.view_mut())?;
         let mut qkv = Input::new(bench, self.off, &given.qkv)?;
         let input = |values: &[f32]| Input::new(bench, 0, values);
@@ -404,7 +404,7 @@ fn poison(bench: &Bench, kv: KvViewMut) -> Result<(), CardError> {
         (kv.scales.address(), kv.scales.len() * 4),
     ] {
         if bytes > 0 {
-            bench.card.fill(address, 0xff, bytes, Queue::Compute)?;
+            bench.card.fill(address, 0xff, bytes, Stream::Compute)?;
         }
     }
     Ok(())
@@ -413,7 +413,7 @@ fn poison(bench: &Bench, kv: KvViewMut) -> Result<(), CardError> {
 fn read<T: crate::cuda::buffer::Plain>(bench: &Bench, view: View<T>) -> Result<Vec<u8>, CardError> {
     let mut bytes = vec![0; view.len() * size_of::<T>()];
     if !bytes.is_empty() {
-        bench.card.download(view.address(), &mut bytes, Queue::Compute)?;
+        bench.card.download(view.address(), &mut bytes, Stream::Compute)?;
     }
     Ok(bytes)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::Queue;
+use crate::cuda::card::Stream;
 use crate::cuda::check::{Bench, refused};
 use crate::cuda::e4m3;
 use crate::cuda::kv::KvLayer;
@@ -72,7 +72,7 @@ fn layer(bench: &Bench, head_dim: usize) -> KvLayer {
 
 fn layer_of(bench: &Bench, head_dim: usize, kind: KvKind) -> KvLayer {
     let shape = KvShape { blocks: 2, block_size: 4, kv_heads: 1, head_dim };
-    KvLayer::new(&bench.card, bench.pool, shape, kind, Queue::Compute).unwrap()
+    KvLayer::new(&bench.card, bench.pool, shape, kind, Stream::Compute).unwrap()
 }
 
 #[test]
@@ -136,8 +136,8 @@ fn a_value_that_is_not_a_number_stays_one() {
     let view = kv.view();
     let mut scales = [[0u8; 4]; 2];
     for (scale, of) in scales.iter_mut().zip([view.key_scales, view.value_scales]) {
-        let queue = crate::cuda::card::Queue::Compute;
-        bench.card.download(of.part(5, 1).address(), scale, queue).unwrap();
+        let stream = crate::cuda::card::Stream::Compute;
+        bench.card.download(of.part(5, 1).address(), scale, stream).unwrap();
     }
     let [key, value] = scales.map(f32::from_le_bytes);
     assert!((key - 1.0 / 127.0).abs() < 1e-8 && value.is_nan(), "{key} {value}");
@@ -154,7 +154,7 @@ fn kept_in_e4m3(values: &[f32]) -> Vec<u8> {
     let heads = Heads { count: 1, bias: None, norms: None, angles, scaled: None };
     prepare(&*bench.card, &heads, qkv.view_mut(), slots.view(), kv.view_mut()).unwrap();
     let mut bytes = vec![0; dim];
-    bench.card.download(kv.view().values.address(), &mut bytes, Queue::Compute).unwrap();
+    bench.card.download(kv.view().values.address(), &mut bytes, Stream::Compute).unwrap();
     bytes
 }
 

@@ -4,7 +4,7 @@
 use super::*;
 use crate::cuda::acts::{ActBuffer, Q8_BLOCK};
 use crate::cuda::buffer::Buffer;
-use crate::cuda::card::Queue;
+use crate::cuda::card::Stream;
 use crate::cuda::check::{Bench, Check, Numbers, Size};
 
 /// All forms of outputs.
@@ -19,12 +19,13 @@ pub(crate) struct Written {
 
 impl Written {
     pub(crate) fn new(bench: &Bench, kind: ActKind, numbers: usize) -> Result<Written, CardError> {
-        let mut buffer = ActBuffer::new(&bench.card, bench.pool, numbers, &[kind], Queue::Compute)?;
+        let mut buffer =
+            ActBuffer::new(&bench.card, bench.pool, numbers, &[kind], Stream::Compute)?;
         let out = buffer.get_mut(kind, numbers);
         for (arg, bytes) in out.args().iter().zip([numbers * kind.bytes(), numbers / Q8_BLOCK * 8])
         {
             let Arg::Address(address @ 1..) = *arg else { continue };
-            bench.card.fill(address, 0xff, bytes, Queue::Compute)?;
+            bench.card.fill(address, 0xff, bytes, Stream::Compute)?;
         }
         Ok(Written { buffer, kind, numbers })
     }
@@ -99,7 +100,7 @@ fn blocks_of_32(
 pub(super) fn download(bench: &Bench, from: Arg, bytes: usize) -> Result<Vec<u8>, CardError> {
     let mut out = vec![0; bytes];
     if let Arg::Address(address @ 1..) = from {
-        bench.card.download(address, &mut out, Queue::Compute)?;
+        bench.card.download(address, &mut out, Stream::Compute)?;
     }
     Ok(out)
 }

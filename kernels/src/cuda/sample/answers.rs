@@ -25,25 +25,25 @@ pub(super) struct Penalty {
 }
 
 /// Logits as weights are made from: soft cap, mask, biases and penalties done, in the host sampler's arithmetic.
-fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
+fn adjusted(logits: &[f32], spec: &RowSpec, soft_cap: f32) -> Vec<f32> {
     let mut row = logits.to_vec();
     if soft_cap > 0.0 {
         row.iter_mut().for_each(|l| *l = soft_cap * (*l / soft_cap).tanh());
     }
-    let p = &wish.params;
+    let p = &spec.params;
     for (id, logit) in row.iter_mut().enumerate() {
-        if wish.mask.as_ref().is_some_and(|mask| !mask.get(id).is_some_and(|may| *may)) {
+        if spec.mask.as_ref().is_some_and(|mask| !mask.get(id).is_some_and(|may| *may)) {
             *logit = f32::MIN;
         }
-        let bias = wish.biases.iter().find(|(of, _)| *of as usize == id).map_or(0.0, |b| b.1);
+        let bias = spec.biases.iter().find(|(of, _)| *of as usize == id).map_or(0.0, |b| b.1);
         if bias == f32::NEG_INFINITY {
             *logit = f32::MIN;
             continue;
         }
         *logit += bias;
         let is = |other: &&u32| **other as usize == id;
-        let count = wish.reply.iter().filter(is).count();
-        if count > 0 || wish.prompt.iter().any(|other| is(&other)) {
+        let count = spec.reply.iter().filter(is).count();
+        if count > 0 || spec.prompt.iter().any(|other| is(&other)) {
             let scale = p.repetition_penalty;
             let scaled = if *logit > 0.0 { *logit / scale } else { *logit * scale };
             *logit = scaled.clamp(f32::MIN, f32::MAX);
@@ -56,12 +56,12 @@ fn adjusted(logits: &[f32], wish: &RowSpec, soft_cap: f32) -> Vec<f32> {
 }
 
 /// Sorts everything, applies each filter in turn, and walks by id.
-pub(super) fn reference(logits: &[f32], wish: &RowSpec, soft_cap: f32, nudge: Penalty) -> u32 {
+pub(super) fn reference(logits: &[f32], spec: &RowSpec, soft_cap: f32, nudge: Penalty) -> u32 {
     if !logits.iter().all(|l| l.is_finite()) {
         return NON_FINITE;
     }
-    let row = adjusted(logits, wish, soft_cap);
-    let p = &wish.params;
+    let row = adjusted(logits, spec, soft_cap);
+    let p = &spec.params;
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if p.temperature <= 0.0 || p.top_k == 1 {
         return row.iter().position(|l| *l == most).unwrap() as u32;
@@ -99,7 +99,7 @@ pub(super) fn reference(logits: &[f32], wish: &RowSpec, soft_cap: f32, nudge: Pe
 }
 
 /// Whether `got` is the right pick once some limit moves by `slack` or less.
-fn hangs_on_rounding(logits: &[f32], wish: &RowSpec, soft_cap: f32, got: u32, slack: f64) -> bool {
+fn hangs_on_rounding(logits: &[f32], spec: &RowSpec, soft_cap: f32, got: u32, slack: f64) -> bool {
     let steps = [-slack, 0.0, slack];
     let nudges = steps.iter().flat_map(|uniform| {
         let rest = move |top_p: &f64| steps.map(|min_p| (*uniform, *top_p, min_p));
@@ -107,7 +107,7 @@ fn hangs_on_rounding(logits: &[f32], wish: &RowSpec, soft_cap: f32, got: u32, sl
     });
     nudges
         .map(|(uniform, top_p, min_p)| Penalty { uniform, top_p, min_p })
-        .any(|nudge| reference(logits, wish, soft_cap, nudge) == got)
+        .any(|nudge| reference(logits, spec, soft_cap, nudge) == got)
 }
 
 /// Rows of one vocabulary, drawn together.
@@ -117,21 +117,21 @@ pub(super) struct Case {
     pub vocab: usize,
     pub soft_cap: f32,
     pub logits: Vec<f32>,
-    pub wishes: Vec<RowSpec>,
+    pub specs: Vec<RowSpec>,
 }
 
 impl Case {
     /// The card's ids, rows cut up as `split` says.
     pub(super) fn ids(&self, bench: &Bench, split: Split) -> Result<Vec<u32>, CardError> {
-        let (n, vocab) = (self.wishes.len(), self.vocab);
+        let (n, vocab) = (self.specs.len(), self.vocab);
         let (mut params, mut list, mut masks) = (Vec::new(), Vec::new(), Vec::new());
-        for wish in &self.wishes {
-            let entries = TokenEdit::list(&wish.prompt, &wish.reply, &wish.biases);
+        for spec in &self.specs {
+            let entries = TokenEdit::list(&spec.prompt, &spec.reply, &spec.biases);
             let (first_edit, edits) = (list.len() as u32, entries.len() as u32);
-            let mask = wish.mask.as_ref().map_or(NO_MASK, |_| masks.len() as u32);
-            params.push(RowParams { first_edit, edits, mask, ..wish.params });
+            let mask = spec.mask.as_ref().map_or(NO_MASK, |_| masks.len() as u32);
+            params.push(RowParams { first_edit, edits, mask, ..spec.params });
             list.extend(entries);
-            masks.extend(wish.mask.iter().flat_map(|mask| words(mask, vocab)));
+            masks.extend(spec.mask.iter().flat_map(|mask| words(mask, vocab)));
         }
         let (card, pool) = (&bench.card, bench.pool);
         let mut logits = Buffer::of(card, pool, &self.logits)?;
@@ -168,11 +168,11 @@ impl Case {
     /// What it should be, and how many picks hang on rounding; those are taken as the card made them.
     pub(super) fn expected(&self, got: &[u32]) -> (Vec<u32>, usize) {
         let slack = if self.soft_cap > 0.0 { 1e-5 } else { 1e-6 };
-        let rows = self.logits.chunks_exact(self.vocab).zip(&self.wishes).zip(got);
+        let rows = self.logits.chunks_exact(self.vocab).zip(&self.specs).zip(got);
         let mut moved = 0;
-        let expected = rows.map(|((row, wish), got)| {
-            let want = reference(row, wish, self.soft_cap, Penalty::default());
-            let rounding = want != *got && hangs_on_rounding(row, wish, self.soft_cap, *got, slack);
+        let expected = rows.map(|((row, spec), got)| {
+            let want = reference(row, spec, self.soft_cap, Penalty::default());
+            let rounding = want != *got && hangs_on_rounding(row, spec, self.soft_cap, *got, slack);
             moved += usize::from(rounding);
             if rounding { *got } else { want }
         });
@@ -239,7 +239,7 @@ fn row(numbers: &mut Numbers, kind: Row, vocab: usize) -> Vec<f32> {
 }
 
 /// All combinations of filters, by number.
-fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> RowSpec {
+fn spec(numbers: &mut Numbers, which: usize, vocab: usize) -> RowSpec {
     let one_of = |numbers: &mut Numbers, all: &[f32]| all[numbers.below(all.len())];
     let on = |bit: usize| which >> bit & 1 == 1;
     let params = RowParams {
@@ -249,14 +249,14 @@ fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> RowSpec {
         min_p: if on(2) { one_of(numbers, &[0.01, 0.1, 0.8]) } else { 0.0 },
         ..RowParams::default()
     };
-    let mut wish = RowSpec { params, ..RowSpec::default() };
+    let mut spec = RowSpec { params, ..RowSpec::default() };
     if on(3) {
-        wish.params.repetition_penalty = one_of(numbers, &[1.3, 0.8]);
-        wish.params.frequency_penalty = one_of(numbers, &[0.3, -0.3]);
-        wish.params.presence_penalty = one_of(numbers, &[0.5, 0.0]);
+        spec.params.repetition_penalty = one_of(numbers, &[1.3, 0.8]);
+        spec.params.frequency_penalty = one_of(numbers, &[0.3, -0.3]);
+        spec.params.presence_penalty = one_of(numbers, &[0.5, 0.0]);
         let token = |numbers: &mut Numbers| numbers.below(vocab + vocab / 8) as u32;
-        wish.prompt = (0..numbers.below(200)).map(|_| token(numbers)).collect();
-        wish.reply = (0..numbers.below(50)).map(|_| token(numbers) / 3).collect();
+        spec.prompt = (0..numbers.below(200)).map(|_| token(numbers)).collect();
+        spec.reply = (0..numbers.below(50)).map(|_| token(numbers) / 3).collect();
     }
     if which % 5 == 4 {
         let mut biases = std::collections::BTreeMap::new();
@@ -264,16 +264,16 @@ fn wish(numbers: &mut Numbers, which: usize, vocab: usize) -> RowSpec {
             let bias = one_of(numbers, &[f32::NEG_INFINITY, -100.0, -1.5, 0.25, 3.0, 100.0]);
             biases.insert(numbers.below(vocab + vocab / 8) as u32 / 2, bias);
         }
-        wish.biases = biases.into_iter().collect();
+        spec.biases = biases.into_iter().collect();
     }
     if which % 3 == 2 {
-        wish.mask = Some(mask(numbers, vocab));
+        spec.mask = Some(mask(numbers, vocab));
     }
     if which % 19 == 18 {
-        wish.params.temperature = 0.0;
+        spec.params.temperature = 0.0;
     }
-    wish.params.uniform = numbers.bits() >> 11;
-    wish
+    spec.params.uniform = numbers.bits() >> 11;
+    spec
 }
 
 /// Masks of all densities, of which runs of tokens are allowed as a whole or not at all; never empty.
@@ -292,14 +292,14 @@ fn mask(numbers: &mut Numbers, vocab: usize) -> Vec<bool> {
 pub(super) fn mixed(seed: u64, n: usize, vocab: usize, kind: Row, soft_cap: f32) -> Case {
     let mut numbers = Numbers::new(seed);
     let mut logits = Vec::new();
-    let mut wishes = Vec::new();
+    let mut specs = Vec::new();
     for which in (0..n).map(|i| i + 8 * seed as usize) {
         logits.extend(row(&mut numbers, kind, vocab));
-        wishes.push(wish(&mut numbers, which, vocab));
+        specs.push(spec(&mut numbers, which, vocab));
     }
     let capped = if soft_cap > 0.0 { ", capped" } else { "" };
     let name = format!("{n} rows, {kind:?}{capped}");
-    Case { name, vocab, soft_cap, logits, wishes }
+    Case { name, vocab, soft_cap, logits, specs }
 }
 
 /// Rows with a NaN or an infinity somewhere, every other one, greedy and drawn.
@@ -309,7 +309,7 @@ fn broken(vocab: usize, soft_cap: f32) -> Case {
         let place = [0, vocab / 2, vocab - 1][at];
         case.logits[4 * at * vocab + place] = what;
         case.logits[(4 * at + 2) * vocab + (place + 1) % vocab] = what;
-        case.wishes[4 * at].params.temperature = 0.0;
+        case.specs[4 * at].params.temperature = 0.0;
     }
     case.name = format!("NaN and infinity, soft cap {soft_cap}");
     case
@@ -339,7 +339,7 @@ pub(crate) fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError>
     };
     let mut checks = Vec::new();
     for case in &cases {
-        let usual = split(case.wishes.len(), case.vocab);
+        let usual = split(case.specs.len(), case.vocab);
         checks.push(case.check(bench, usual)?);
         if usual.parts > 1 && size == Size::Full {
             checks.push(case.check(bench, cut_into(1, case.vocab))?);

@@ -91,18 +91,19 @@ mod emulated {
         let (draws, vocab) = (400, 40);
         let mut numbers = Numbers::new(77);
         let logits: Vec<f32> = (0..vocab).map(|_| normal(&mut numbers)).collect();
-        let wished = [(0, 1.0, 0.0), (12, 1.0, 0.0), (0, 0.8, 0.0), (0, 1.0, 0.2), (20, 0.9, 0.01)];
-        for (top_k, top_p, min_p) in wished {
+        let settings =
+            [(0, 1.0, 0.0), (12, 1.0, 0.0), (0, 0.8, 0.0), (0, 1.0, 0.2), (20, 0.9, 0.01)];
+        for (top_k, top_p, min_p) in settings {
             let params =
                 RowParams { temperature: 1.3, top_k, top_p, min_p, ..RowParams::default() };
             let mut uniform = |i| {
                 (f64::from(i) + f64::from(numbers.number().abs()).min(0.999)) / f64::from(draws)
             };
             let uniforms: Vec<f64> = (0..draws).map(&mut uniform).collect();
-            let wish = |u| RowSpec { params: params.with_uniform(u), ..RowSpec::default() };
-            let wishes: Vec<RowSpec> = uniforms.into_iter().map(wish).collect();
+            let spec = |u| RowSpec { params: params.with_uniform(u), ..RowSpec::default() };
+            let specs: Vec<RowSpec> = uniforms.into_iter().map(spec).collect();
             let logits = logits.repeat(draws as usize);
-            let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, wishes };
+            let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, specs };
             let mut seen = vec![0.0f64; vocab];
             for id in case.ids(&bench, split(draws as usize, vocab)).unwrap() {
                 seen[id as usize] += 1.0;
@@ -123,10 +124,10 @@ mod emulated {
     fn probabilities(case: &Case) -> Vec<f64> {
         let steps = 20_000u32;
         let mut found = vec![0.0; case.vocab];
-        let mut wish = case.wishes[0].clone();
+        let mut spec = case.specs[0].clone();
         for i in 0..steps {
-            wish.params = wish.params.with_uniform((f64::from(i) + 0.5) / f64::from(steps));
-            let id = reference(&case.logits[..case.vocab], &wish, 0.0, Penalty::default());
+            spec.params = spec.params.with_uniform((f64::from(i) + 0.5) / f64::from(steps));
+            let id = reference(&case.logits[..case.vocab], &spec, 0.0, Penalty::default());
             found[id as usize] += 1.0 / f64::from(steps);
         }
         found
@@ -142,11 +143,11 @@ mod emulated {
         let last = 1.0 - f64::EPSILON;
         let rows = [params(0.0, 0, 0.0), params(1.0, 5, last), params(1.0, 0, last)];
         let top_p = RowParams { top_p: 0.25, ..params(1.0, 0, last) };
-        let wish = |params| RowSpec { params, ..RowSpec::default() };
-        let wishes: Vec<RowSpec> = rows.into_iter().chain([top_p]).map(wish).collect();
+        let spec = |params| RowSpec { params, ..RowSpec::default() };
+        let specs: Vec<RowSpec> = rows.into_iter().chain([top_p]).map(spec).collect();
         let vocab = 10_000;
-        let logits = vec![2.5; vocab * wishes.len()];
-        let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, wishes };
+        let logits = vec![2.5; vocab * specs.len()];
+        let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, specs };
         for parts in [1, 3] {
             let ids = case.ids(&bench, cut_into(parts, vocab)).unwrap();
             assert_eq!(ids, [0, 4, 9999, 2499]);
@@ -157,8 +158,8 @@ mod emulated {
     fn both_zeroes_are_one_logit() {
         let bench = Bench::emulated(512 << 20);
         let logits = vec![-1.0, -0.0, 0.0, -2.0];
-        let wishes = vec![RowSpec::default()];
-        let case = Case { name: String::new(), vocab: 4, soft_cap: 0.0, logits, wishes };
+        let specs = vec![RowSpec::default()];
+        let case = Case { name: String::new(), vocab: 4, soft_cap: 0.0, logits, specs };
         assert_eq!(case.ids(&bench, split(1, 4)).unwrap(), [1]);
     }
 
@@ -176,11 +177,11 @@ mod emulated {
                 let greedy = RowSpec { params, prompt, mask: Some(mask), ..RowSpec::default() };
                 let mut drawn = greedy.clone();
                 drawn.params = RowParams { temperature: 1.0, top_k: 40, top_p: 0.9, ..params };
-                let wishes = vec![greedy, drawn];
+                let specs = vec![greedy, drawn];
                 let mut logits = vec![5.0; 2 * vocab];
                 (logits[4097], logits[vocab + 4097]) = (-300.0, -300.0);
                 (logits[at], logits[vocab + at]) = (bad, bad);
-                let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, wishes };
+                let case = Case { name: String::new(), vocab, soft_cap: 0.0, logits, specs };
                 let want = if bad == 0.0 { 4097 } else { NON_FINITE };
                 assert_eq!(case.ids(&bench, cut_into(parts, vocab)).unwrap(), [want; 2]);
             }
@@ -189,16 +190,16 @@ mod emulated {
 
     /// Wishes that no caller should let through still end in some token of the vocabulary.
     #[test]
-    fn absurd_wishes_harm_nothing() {
+    fn absurd_parameters_harm_nothing() {
         let bench = Bench::emulated(512 << 20);
         let (vocab, odd) = (5000, [f32::NAN, f32::INFINITY, -1.0, 1e-42, 1e38, 7.0, -0.0]);
         let mut numbers = Numbers::new(3);
         let mut case = mixed(3, 49, vocab, Row::Model, 0.0);
-        for wish in &mut case.wishes {
+        for spec in &mut case.specs {
             let mut pick = || odd[numbers.below(odd.len())];
             let (temperature, top_p, min_p) = (pick(), pick(), pick());
-            wish.params = RowParams { temperature, top_p, min_p, uniform: u64::MAX, ..wish.params };
-            wish.params.top_k = [0, 3, u32::MAX][numbers.below(3)];
+            spec.params = RowParams { temperature, top_p, min_p, uniform: u64::MAX, ..spec.params };
+            spec.params.top_k = [0, 3, u32::MAX][numbers.below(3)];
         }
         for parts in [1, 2] {
             let ids = case.ids(&bench, cut_into(parts, vocab)).unwrap();
@@ -206,25 +207,25 @@ mod emulated {
         }
     }
 
-    /// A recorded step draws by what rows wish when it is replayed.
+    /// A captured step draws by what rows ask for when the graph is launched.
     #[test]
-    fn graphs_outlive_wishes() {
+    fn graphs_outlive_parameters() {
         let bench = Bench::emulated(512 << 20);
         let (card, pool) = (&bench.card, bench.pool);
         let (first, second) =
             (mixed(1, 8, 9000, Row::Model, 0.0), mixed(2, 8, 9000, Row::Model, 0.0));
-        let params = |case: &Case| case.wishes.iter().map(|w| w.params).collect::<Vec<_>>();
+        let params = |case: &Case| case.specs.iter().map(|w| w.params).collect::<Vec<_>>();
         let mut logits = Buffer::of(card, pool, &first.logits).unwrap();
-        let mut wishes = Buffer::of(card, pool, &params(&first)).unwrap();
+        let mut specs = Buffer::of(card, pool, &params(&first)).unwrap();
         let mut scratch = Buffer::new(card, pool, scratch_len(8, 9000)).unwrap();
         let mut ids = Buffer::new(card, pool, 8).unwrap();
         let mut host_ids = Mapped::new(card, 8).unwrap();
-        card.begin_recording().unwrap();
+        card.begin_capture().unwrap();
         let batch = SampleBatch {
             n: 8,
             vocab: 9000,
             logits: logits.view_mut(),
-            params: wishes.view(),
+            params: specs.view(),
             edits: View::none(),
             masks: View::none(),
             soft_cap: 0.0,
@@ -233,15 +234,15 @@ mod emulated {
             host_ids: host_ids.view_mut(),
         };
         sample(&**card, batch).unwrap();
-        let graph = card.end_recording().unwrap();
+        let graph = card.end_capture().unwrap();
         for case in [&first, &second, &first] {
             logits.write(0, &case.logits).unwrap();
-            wishes.write(0, &params(case)).unwrap();
-            card.replay(graph).unwrap();
+            specs.write(0, &params(case)).unwrap();
+            card.launch_graph(graph).unwrap();
             let got = ids.to_vec().unwrap();
             let alone = Case {
                 name: String::new(),
-                wishes: plain(&case.wishes),
+                specs: plain(&case.specs),
                 logits: case.logits.clone(),
                 ..*case
             };
@@ -250,8 +251,8 @@ mod emulated {
     }
 
     /// Without edits.
-    fn plain(wishes: &[RowSpec]) -> Vec<RowSpec> {
-        wishes.iter().map(|w| RowSpec { params: w.params, ..RowSpec::default() }).collect()
+    fn plain(specs: &[RowSpec]) -> Vec<RowSpec> {
+        specs.iter().map(|w| RowSpec { params: w.params, ..RowSpec::default() }).collect()
     }
 
     #[test]
@@ -297,7 +298,7 @@ mod emulated {
         refused(3, 64, -1.0, all, 0, "soft cap");
         refused(3, 64, f32::NAN, all, 0, "soft cap");
         refused(3, 65, 0.0, all, 0, "192 logits, not 195");
-        refused(3, 64, 0.0, [192, 2, words, 3, 3], 0, "2 rows' wishes, not 3");
+        refused(3, 64, 0.0, [192, 2, words, 3, 3], 0, "2 rows' parameters, not 3");
         refused(3, 64, 0.0, [192, 3, words - 1, 3, 3], 0, "words of scratch");
         refused(3, 64, 0.0, [192, 3, words, 2, 3], 0, "2 ids, not 3");
         refused(3, 64, 0.0, [192, 3, words, 3, 2], 0, "2 ids for the host, not 3");

@@ -40,7 +40,7 @@ impl Runner for Queued {
         CAPACITY
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         let mut device = self.device.lock().unwrap();
         let before: Vec<usize> = device.in_flight.iter().copied().collect();
         assert!(before.len() <= 1, "at most two steps are in flight");
@@ -56,10 +56,10 @@ impl Runner for Queued {
         let end = device.free.map_or(now, |free| free.max(now)) + self.takes;
         device.free = Some(end);
         self.ends.push_back((end, draws.len()));
-        Ok(Ticket(Progress::Draws { rows: vec![None; draws.len()], place: 0 }))
+        Ok(PendingStep(Progress::Draws { rows: vec![None; draws.len()], place: 0 }))
     }
 
-    fn finish(&mut self, _: Ticket, _: &Batch, _: &[Draw<'_>]) -> Result<Finished, RunError> {
+    fn finish(&mut self, _: PendingStep, _: &Batch, _: &[Draw<'_>]) -> Result<Finished, RunError> {
         let (end, rows) = self.ends.pop_front().unwrap();
         std::thread::sleep(end.saturating_duration_since(Instant::now()));
         let oldest = self.device.lock().unwrap().in_flight.pop_front();
@@ -87,7 +87,7 @@ impl Runner for OnCpu {
         self.inner.capacity()
     }
 
-    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<Ticket, RunError> {
+    fn enqueue(&mut self, batch: &Batch, draws: &[Draw<'_>]) -> Result<PendingStep, RunError> {
         assert!(self.device.lock().unwrap().in_flight.is_empty(), "results that are held back");
         self.inner.enqueue(batch, draws)
     }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 /// A card, and its pool.
 struct Sweep {
-    paper: Arc<PaperCard>,
+    paper: Arc<DryRunCard>,
     card: Arc<dyn Card>,
     pool: Pool,
 }
@@ -43,7 +43,7 @@ pub(super) fn write(text: &mut String) {
 
 /// Threads and shared memory of every kernel on a card whose blocks may have so many KiB.
 fn most(capability: (u32, u32), shared: u32) -> BTreeMap<&'static str, (u32, u32)> {
-    let paper = Arc::new(PaperCard::new(capability, 132, shared << 10));
+    let paper = Arc::new(DryRunCard::new(capability, 132, shared << 10));
     let card: Arc<dyn Card> = paper.clone();
     let pool = card.create_pool().unwrap();
     let sweep = Sweep { paper, card, pool };
@@ -67,7 +67,7 @@ impl Sweep {
     }
 
     fn acts(&self, numbers: usize) -> ActBuffer {
-        ActBuffer::new(&self.card, self.pool, numbers, &FORMS, Queue::Load).unwrap()
+        ActBuffer::new(&self.card, self.pool, numbers, &FORMS, Stream::Load).unwrap()
     }
 
     /// In every way that a kind of weights is multiplied.
@@ -131,7 +131,7 @@ impl Sweep {
         let (acts, weight) = (self.acts(n * COLUMNS), self.floats(ROWS));
         let [mut stream, mut branch] = [(); 2].map(|()| self.floats(n * ROWS));
         let mut room =
-            norm::UnscaledBuffer::new(&self.card, self.pool, ROWS, &FORMS, Queue::Load).unwrap();
+            norm::UnscaledBuffer::new(&self.card, self.pool, ROWS, &FORMS, Stream::Load).unwrap();
         let unscaled = norm::leaves_scale(form, n, ROWS);
         let out = unscaled.then(|| room.get_mut(form, n, weight.view()));
         let x = acts.get(parts[0].input_kind(card, n), n * COLUMNS);
@@ -161,7 +161,7 @@ impl Sweep {
             for head_dim in [64, 80, 96, 128, 192, 256, 512] {
                 let shape = KvShape { blocks: 64, block_size: 16, kv_heads: 8, head_dim };
                 let mut layer =
-                    KvLayer::new(&self.card, self.pool, shape, kind, Queue::Compute).unwrap();
+                    KvLayer::new(&self.card, self.pool, shape, kind, Stream::Compute).unwrap();
                 let spec = AttentionSpec { heads: 32, scale: 0.1, window: None, soft_cap: None };
                 let numbers = spec.heads * head_dim;
                 let qkv = self.floats(numbers + 16 * head_dim);
@@ -209,7 +209,7 @@ impl Sweep {
         for kind in KvKind::ALL {
             let shape = KvShape { blocks: 4, block_size: 16, kv_heads: 2, head_dim };
             let mut layer =
-                KvLayer::new(&self.card, self.pool, shape, kind, Queue::Compute).unwrap();
+                KvLayer::new(&self.card, self.pool, shape, kind, Stream::Compute).unwrap();
             let mut qkv = self.floats(8 * head_dim);
             let turned = rope::Angles { half: 0, cos: angles.view(), sin: angles.view() };
             let heads =

@@ -105,7 +105,7 @@ fn is_fine(layer: usize, layers: usize) -> bool {
 
 /// A model's step on a card: `n` tokens, of one row each or of a single prompt.
 struct Step {
-    paper: Arc<PaperCard>,
+    paper: Arc<DryRunCard>,
     card: Arc<dyn Card>,
     pool: Pool,
     shape: Shape,
@@ -219,7 +219,7 @@ impl Step {
 
     fn acts(&self, numbers: usize) -> ActBuffer {
         let forms = [ActKind::F32, ActKind::BF16, ActKind::Q8];
-        ActBuffer::new(&self.card, self.pool, numbers, &forms, Queue::Load).unwrap()
+        ActBuffer::new(&self.card, self.pool, numbers, &forms, Stream::Load).unwrap()
     }
 
     fn matrix(&self, kind: Kind, rows: usize, columns: usize) -> Matrix {
@@ -270,7 +270,7 @@ impl Step {
     fn unscaled(&self) -> norm::UnscaledBuffer {
         let forms = [ActKind::F32, ActKind::BF16, ActKind::Q8];
         let hidden = self.shape.hidden;
-        norm::UnscaledBuffer::new(&self.card, self.pool, hidden, &forms, Queue::Load).unwrap()
+        norm::UnscaledBuffer::new(&self.card, self.pool, hidden, &forms, Stream::Load).unwrap()
     }
 
     /// A product that joins the residual stream, and the norm after, for a product that takes rows in `form`.
@@ -366,7 +366,7 @@ impl Step {
         let (Shape { heads, kv_heads, .. }, n) = (self.shape, self.n);
         let rows = if self.prompt { 1 } else { n };
         let kv = KvShape { blocks: LONGEST / 16, block_size: 16, kv_heads, head_dim: HEAD_DIM };
-        let mut layer = KvLayer::new(&self.card, self.pool, kv, KvKind::F16, Queue::Load).unwrap();
+        let mut layer = KvLayer::new(&self.card, self.pool, kv, KvKind::F16, Stream::Load).unwrap();
         let stride = (heads + 2 * kv_heads) * HEAD_DIM;
         let (mut qkv, words) = (self.floats(n * stride), self.words(4 * n));
         let angles = self.floats(n * HEAD_DIM);

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// An entry for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Told {
+pub struct EntrySummary {
     /// From a bounded set: the entry's kind, for decisions with the decision's own after a dot.
     pub kind: String,
     /// One line; of a decision, what was decided.
@@ -25,7 +25,7 @@ pub struct Told {
 
 impl Entry {
     /// The entry in words.
-    pub fn told(&self) -> Told {
+    pub fn summary(&self) -> EntrySummary {
         let (kind, text) = self.kind_and_text();
         let (by, reason) = match self {
             Entry::Order { order, .. } => (Some(order.by.clone()), order.reason.clone()),
@@ -37,7 +37,7 @@ impl Entry {
             Entry::Decision(decision) => (decision.text != text).then(|| decision.text.clone()),
             _ => None,
         };
-        Told { kind, text, details, by, reason }
+        EntrySummary { kind, text, details, by, reason }
     }
 
     fn kind_and_text(&self) -> (String, String) {
@@ -170,18 +170,21 @@ mod tests {
     use crate::rollout::{Arm, Order, Weight};
 
     #[test]
-    fn entries_are_told_in_words_with_who_and_why() {
+    fn summaries_say_what_who_and_why() {
         let order = |command| Entry::Order {
             order: Order { command, by: "ann".to_owned(), reason: Some("too slow".to_owned()) },
             refused: None,
         };
-        let told = order(Operator::SetWeight(Weight::new(25).unwrap())).told();
-        assert_eq!((&*told.kind, &*told.text), ("order", "set the weight to 25 %"));
-        assert_eq!((told.by.as_deref(), told.reason.as_deref()), (Some("ann"), Some("too slow")));
-        assert_eq!(order(Operator::PromoteNow).told().text, "promote now");
-        let weight = Entry::WeightChanged { weight: Weight::new(5).unwrap(), stage: 1 }.told();
+        let summary = order(Operator::SetWeight(Weight::new(25).unwrap())).summary();
+        assert_eq!((&*summary.kind, &*summary.text), ("order", "set the weight to 25 %"));
+        assert_eq!(
+            (summary.by.as_deref(), summary.reason.as_deref()),
+            (Some("ann"), Some("too slow"))
+        );
+        assert_eq!(order(Operator::PromoteNow).summary().text, "promote now");
+        let weight = Entry::WeightChanged { weight: Weight::new(5).unwrap(), stage: 1 }.summary();
         assert_eq!(weight.text, "the canary gets 5 % of the requests");
-        let fault = Entry::Fault { arm: Arm::Canary, what: "NaN".to_owned() }.told();
+        let fault = Entry::Fault { arm: Arm::Canary, what: "NaN".to_owned() }.summary();
         assert_eq!((&*fault.text, fault.by), ("fault on canary: NaN", None));
         let refused = Entry::LoadOrdered {
             path: "m".to_owned(),
@@ -193,7 +196,7 @@ mod tests {
             refused: Some("one is loaded".to_owned()),
         };
         let text = "load the canary m, although: a shorter context: REFUSED, one is loaded";
-        assert_eq!(refused.told().text, text);
+        assert_eq!(refused.summary().text, text);
     }
 
     #[test]

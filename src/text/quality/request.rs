@@ -17,7 +17,7 @@ const SEARCHED: usize = 256 << 10;
 
 /// What a request asked for.
 #[derive(Debug, Clone)]
-pub struct Asked<'a> {
+pub struct Request<'a> {
     prompt: Prompt<'a>,
     /// The prompt does not ask an assistant for a reply of its own: a plain completion, or the continuation of a
     /// message. What such a text should look like is unknown, and it may well be empty.
@@ -41,12 +41,12 @@ enum Prompt<'a> {
     Tokens(&'a [u32]),
 }
 
-impl<'a> Asked<'a> {
+impl<'a> Request<'a> {
     /// Reads a conversation. `max_tokens`: as the client gave it.
-    pub fn chat(chat: &Chat<'a>, max_tokens: Option<usize>) -> Asked<'a> {
+    pub fn chat(chat: &Chat<'a>, max_tokens: Option<usize>) -> Request<'a> {
         let prompt = Prompt::Chat(chat.messages);
         if chat.ending != Ending::Reply {
-            return Asked::raw(prompt, max_tokens);
+            return Request::raw(prompt, max_tokens);
         }
         let user = chat.messages.iter().rev().find(|message| role(message) == "user");
         let user = user.map(excerpt).unwrap_or_default();
@@ -56,7 +56,7 @@ impl<'a> Asked<'a> {
         // The keys of JSON are in Latin letters whatever the question was.
         let any_script = json || script::may_change(&user);
         let tools = chat.tools.and_then(Value::as_array).into_iter().flatten();
-        Asked {
+        Request {
             prompt,
             raw: false,
             json,
@@ -68,22 +68,22 @@ impl<'a> Asked<'a> {
     }
 
     /// A text to be continued.
-    pub fn text(text: &'a str, max_tokens: Option<usize>) -> Asked<'a> {
-        Asked::raw(Prompt::Text(text), max_tokens)
+    pub fn text(text: &'a str, max_tokens: Option<usize>) -> Request<'a> {
+        Request::raw(Prompt::Text(text), max_tokens)
     }
 
     /// Tokens to be continued.
-    pub fn tokens(ids: &'a [u32], max_tokens: Option<usize>) -> Asked<'a> {
-        Asked::raw(Prompt::Tokens(ids), max_tokens)
+    pub fn tokens(ids: &'a [u32], max_tokens: Option<usize>) -> Request<'a> {
+        Request::raw(Prompt::Tokens(ids), max_tokens)
     }
 
     /// As this, of a request whose reply a grammar holds.
-    pub fn structured(self, structured: bool) -> Asked<'a> {
-        Asked { structured, ..self }
+    pub fn structured(self, structured: bool) -> Request<'a> {
+        Request { structured, ..self }
     }
 
-    fn raw(prompt: Prompt<'a>, max_tokens: Option<usize>) -> Asked<'a> {
-        Asked {
+    fn raw(prompt: Prompt<'a>, max_tokens: Option<usize>) -> Request<'a> {
+        Request {
             prompt,
             raw: true,
             json: false,
@@ -178,8 +178,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn asked(messages: &[Value]) -> Asked<'_> {
-        Asked::chat(&Chat { messages, ..Chat::default() }, None)
+    fn request(messages: &[Value]) -> Request<'_> {
+        Request::chat(&Chat { messages, ..Chat::default() }, None)
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
             (vec![], false),
         ];
         for (messages, expected) in cases {
-            assert_eq!(asked(&messages).json, expected, "{messages:?}");
+            assert_eq!(request(&messages).json, expected, "{messages:?}");
         }
     }
 
@@ -210,9 +210,9 @@ mod tests {
     fn only_both_ends_of_a_message_are_read() {
         let long = "é".repeat(EDGE);
         let messages = |text: String| [json!({"role": "user", "content": text})];
-        assert!(asked(&messages(format!("JSON {long}{long}"))).json);
-        assert!(asked(&messages(format!("{long}{long} JSON"))).json);
-        assert!(!asked(&messages(format!("{long} JSON {long}"))).json);
+        assert!(request(&messages(format!("JSON {long}{long}"))).json);
+        assert!(request(&messages(format!("{long}{long} JSON"))).json);
+        assert!(!request(&messages(format!("{long} JSON {long}"))).json);
     }
 
     #[test]
@@ -222,9 +222,9 @@ mod tests {
         ]);
         let messages = [json!({"role": "user", "content": "Hi"})];
         let chat = Chat { messages: &messages, tools: Some(&tools), ..Chat::default() };
-        assert_eq!(Asked::chat(&chat, None).tools, ["f", "g"]);
+        assert_eq!(Request::chat(&chat, None).tools, ["f", "g"]);
         for ending in [Ending::Continue, Ending::Closed] {
-            let raw = Asked::chat(&Chat { ending, ..chat }, None);
+            let raw = Request::chat(&Chat { ending, ..chat }, None);
             assert!(raw.raw && raw.tools.is_empty(), "{ending:?}");
         }
     }
@@ -233,12 +233,12 @@ mod tests {
     fn the_script_is_that_of_the_last_user_message() {
         let user = |text: &str| json!({"role": "user", "content": text});
         let (latin, cyrillic) = ("Tell me all about finches.", "Расскажи мне всё о птицах.");
-        assert_eq!(asked(&[user(latin)]).script, Some(Script::Latin));
-        assert_eq!(asked(&[user(latin), user(cyrillic)]).script, Some(Script::Cyrillic));
+        assert_eq!(request(&[user(latin)]).script, Some(Script::Latin));
+        assert_eq!(request(&[user(latin), user(cyrillic)]).script, Some(Script::Cyrillic));
         for free in ["Translate: ", "JSON! ", "In Korean: "] {
-            assert_eq!(asked(&[user(&format!("{free}{latin}"))]).script, None);
+            assert_eq!(request(&[user(&format!("{free}{latin}"))]).script, None);
         }
-        assert_eq!(asked(&[user("Hi")]).script, None);
+        assert_eq!(request(&[user("Hi")]).script, None);
     }
 
     #[test]
@@ -254,20 +254,20 @@ mod tests {
             (vec![user(&format!("{long}ha ha"))], true),
         ];
         for (messages, expected) in cases {
-            assert_eq!(asked(&messages).holds(&[7, 7], "ha ha"), expected);
-            assert!(!asked(&messages).holds(&[7, 7], ""));
+            assert_eq!(request(&messages).holds(&[7, 7], "ha ha"), expected);
+            assert!(!request(&messages).holds(&[7, 7], ""));
         }
-        assert!(Asked::text("ha ha ha", None).holds(&[], "ha ha"));
-        assert!(!Asked::text("ha", None).holds(&[], "ha ha"));
-        assert!(Asked::tokens(&[1, 7, 7], None).holds(&[7, 7], ""));
-        assert!(!Asked::tokens(&[7, 1, 7], None).holds(&[7, 7], "ha ha"));
-        assert!(!Asked::tokens(&[], None).holds(&[], ""));
+        assert!(Request::text("ha ha ha", None).holds(&[], "ha ha"));
+        assert!(!Request::text("ha", None).holds(&[], "ha ha"));
+        assert!(Request::tokens(&[1, 7, 7], None).holds(&[7, 7], ""));
+        assert!(!Request::tokens(&[7, 1, 7], None).holds(&[7, 7], "ha ha"));
+        assert!(!Request::tokens(&[], None).holds(&[], ""));
     }
 
     #[test]
     fn one_token_or_none_is_tiny() {
         for (most, tiny) in [(None, false), (Some(0), true), (Some(1), true), (Some(2), false)] {
-            assert_eq!(Asked::text("", most).tiny(), tiny, "{most:?}");
+            assert_eq!(Request::text("", most).tiny(), tiny, "{most:?}");
         }
     }
 

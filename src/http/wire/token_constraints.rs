@@ -2,7 +2,7 @@
 
 use super::WireError;
 use super::fields::{Fields, token_ids, wrong};
-use crate::serving::{TokenName, TokenWishes};
+use crate::serving::{TokenConstraints, TokenName};
 use serde_json::Value;
 
 /// Most tokens of `logit_bias`.
@@ -14,11 +14,11 @@ const MAX_BAD_WORDS: usize = 128;
 const MAX_BAD_WORD: usize = 256;
 
 /// Reads the fields; `max_tokens` is the longest reply that the request asks for.
-pub fn token_wishes(
+pub fn token_constraints(
     fields: &mut Fields,
     max_tokens: Option<usize>,
-) -> Result<TokenWishes, WireError> {
-    Ok(TokenWishes {
+) -> Result<TokenConstraints, WireError> {
+    Ok(TokenConstraints {
         bias: bias(fields)?,
         allowed: allowed(fields)?,
         bad_words: bad_words(fields)?,

@@ -14,7 +14,7 @@ struct Listed<'a> {
 }
 
 /// The first fault of the file with the bytes `file`; `None` if it is of an unknown kind.
-pub(super) fn find(file: &[u8]) -> Option<String> {
+pub(super) fn first_fault(file: &[u8]) -> Option<String> {
     let Some((len, rest)) = file.split_first_chunk::<8>() else {
         return Some(format!("it is {} bytes long, too short for a header", file.len()));
     };

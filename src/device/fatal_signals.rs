@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 pub const FATAL: [i32; 5] =
     [libc::SIGABRT, libc::SIGSEGV, libc::SIGILL, libc::SIGBUS, libc::SIGFPE];
 /// Where in the file the two digits go.
-pub const AT: i64 = 0;
+pub const NUMBER_AT: i64 = 0;
 
 /// The file's descriptor; -1: none yet.
 static NOTE: AtomicI32 = AtomicI32::new(-1);
@@ -27,7 +27,7 @@ static BEFORE: [OnceLock<libc::sigaction>; FATAL.len()] = [const { OnceLock::new
 
 /// Ends the process with this code, and runs nothing on the way: neither what is dropped, nor what a driver
 /// has registered for an orderly exit, either of which may wait for the device for ever.
-pub fn at_once(code: u8) -> ! {
+pub fn exit_now(code: u8) -> ! {
     // SAFETY: takes a number and does not return.
     unsafe { libc::_exit(i32::from(code)) }
 }
@@ -80,7 +80,7 @@ extern "C" fn on_signal(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     if !WRITTEN.swap(true, Ordering::AcqRel) {
         // SAFETY: `pwrite` may be called in a handler; `digits` is two bytes long. A descriptor that is bad is an
         // error, and nothing could be done about one here.
-        unsafe { libc::pwrite(note, digits.as_ptr().cast(), digits.len(), AT) };
+        unsafe { libc::pwrite(note, digits.as_ptr().cast(), digits.len(), NUMBER_AT) };
     }
     let place = FATAL.iter().position(|one| *one == signal);
     let before = place.and_then(|place| BEFORE[place].get());
