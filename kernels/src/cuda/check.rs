@@ -29,7 +29,7 @@ pub struct Check {
     /// Largest error of all outputs, relative to the largest expected magnitude (infinite for what is not a
     /// number where one was expected).
     pub error: f64,
-    /// The largest error that is allowed.
+    /// The largest error that is allowed, in the same unit.
     pub limit: f64,
 }
 

@@ -22,6 +22,7 @@ impl Work {
         matches!(self, Work::Launch(..) | Work::Product(_))
     }
 
+    /// What it is, in words; for a launch, its kernel's name.
     pub fn name(&self) -> &'static str {
         match self {
             Work::Launch(kernel, ..) => kernel,
@@ -56,10 +57,12 @@ impl Work {
 pub(super) struct Queues([VecDeque<(Work, Duration)>; 2]);
 
 impl Queues {
+    /// Puts work at the end of a queue; `at` is when the host enqueued it.
     pub fn push(&mut self, queue: Queue, work: Work, at: Duration) {
         self.0[queue as usize].push_back((work, at));
     }
 
+    /// Names of what is on a queue, the oldest first.
     pub fn names(&self, queue: Queue) -> Vec<&'static str> {
         self.0[queue as usize].iter().map(|(work, _)| work.name()).collect()
     }
@@ -70,6 +73,7 @@ impl Queues {
         self.0[Queue::Compute as usize].iter().rposition(is_end).map_or(0, |last| last + 1)
     }
 
+    /// Takes the oldest work off a queue, with the time at which it was enqueued.
     pub fn pop(&mut self, queue: Queue) -> Option<(Work, Duration)> {
         self.0[queue as usize].pop_front()
     }
