@@ -58,7 +58,7 @@ const NAMES: [(&str, KvChoice); 5] = [
 ];
 
 impl KvChoice {
-    /// `auto`, `f16`, `f32`, `i8` or `fp8`.
+    /// Parses `auto`, `f16`, `f32`, `i8` or `fp8`; fails for anything else.
     pub fn parse(text: &str) -> Result<KvChoice, String> {
         let found = NAMES.iter().find(|(name, _)| *name == text);
         found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -154,7 +154,8 @@ struct Rows {
 }
 
 impl Decoder {
-    /// Takes the weights from `source` and allocates a KV cache.
+    /// Takes the weights from `source` and allocates a KV cache. Fails if a tensor is missing, of another shape, or
+    /// cannot be packed.
     pub fn load(source: &Weights, kv: KvPlan) -> Result<Decoder, LoadError> {
         let config = source.config().clone();
         let tied = source.is_tied()?;

@@ -143,7 +143,7 @@ pub enum SampleError {
     Guide(#[from] GuideFailed),
 }
 
-/// Like [`sample`], with the requested log-probabilities.
+/// Chooses the next token as [`sample`] does, and returns the requested log-probabilities. Fails as it does.
 pub fn sample_with_logprobs(
     logits: &mut [f32],
     draw: &Draw<'_>,
@@ -156,7 +156,8 @@ pub fn sample_with_logprobs(
     Ok((id, Some(Box::new(logprobs::at(&own, id, k.into())))))
 }
 
-/// Chooses the next token from `logits`, `[vocab]`, which are overwritten.
+/// Chooses the next token from `logits`, `[vocab]`, which are overwritten. Fails if one of them is NaN or infinite, or
+/// if the guide cannot go on.
 pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, SampleError> {
     let (params, isa) = (draw.params, Isa::best());
     let mut largest = ops::largest(isa, logits).ok_or(SampleError::NonFinite)?;

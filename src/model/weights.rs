@@ -31,7 +31,7 @@ pub enum LoadFormat {
 }
 
 impl LoadFormat {
-    /// `auto`, `dummy`, or `dummy:` and a format such as `q4_k_m`.
+    /// Parses `auto`, `dummy`, or `dummy:` and a format such as `q4_k_m`; fails for anything else.
     pub fn parse(text: &str) -> Result<LoadFormat, String> {
         match text.split_once(':') {
             None if text == "auto" => Ok(LoadFormat::Auto),
@@ -108,7 +108,8 @@ impl Weights {
         matches!(self.form, Form::Dummy(_))
     }
 
-    /// Identifies configuration and weights: SHA-256 over their files, or a note that it is a dummy.
+    /// Identifies configuration and weights: SHA-256 over their files, or a note that it is a dummy. Fails if a file
+    /// cannot be read.
     pub fn digest(&self) -> Result<String, LoadError> {
         match &self.form {
             Form::Folder(folder) => folder.digest(),
@@ -164,7 +165,7 @@ impl Weights {
         }
     }
 
-    /// The type of a tensor as stored.
+    /// The type of a tensor as stored. Fails if there is no such tensor, or if its type is not supported.
     pub fn kind(&self, name: &str) -> Result<Kind, LoadError> {
         match &self.form {
             Form::Folder(folder) => folder.plan(name).map(|(kind, _)| kind),
@@ -214,7 +215,8 @@ impl Weights {
     }
 
     /// Whether the embedding is also the output head: there is no other, or the config says so and the other is the
-    /// same. A head that differs although it is said to be tied is used: it is what was trained.
+    /// same. A head that differs although it is said to be tied is used: it is what was trained. Fails if the embedding
+    /// is missing or one of the two has another shape.
     pub fn is_tied(&self) -> Result<bool, LoadError> {
         if !self.has(layout::HEAD) {
             return Ok(true);
@@ -238,7 +240,7 @@ impl Weights {
         Ok(same)
     }
 
-    /// A tensor in f32; meant for small ones.
+    /// A tensor in f32; meant for small ones. Fails if it is missing or has another shape.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let stored = self.stored(name, shape)?;
         let mut out = vec![0.0; shape.iter().product()];

@@ -36,7 +36,7 @@ impl CardPlan {
     }
 }
 
-/// Bytes of a model's weights on a GPU.
+/// Bytes of a model's weights on a GPU. Fails if a tensor is missing or is of a kind that no GPU has kernels for.
 pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
     let config = source.config();
     let mut total = 0;

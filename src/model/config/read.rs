@@ -29,7 +29,8 @@ pub fn refuse_quantised(raw: &Value) -> Result<(), String> {
 }
 
 impl ModelConfig {
-    /// Reads and checks `dir/config.json`.
+    /// Reads and checks `dir/config.json`. Fails if the file cannot be read, is not JSON, or describes a model that is
+    /// not supported.
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
         let path = dir.join("config.json");
         if !path.is_file()
