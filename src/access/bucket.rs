@@ -30,22 +30,22 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// Whether a unit is there.
+    /// Whether a unit (a request or a token) is there.
     pub fn has_one(&self) -> bool {
         self.level >= 1.0 - ROUNDING
     }
 
-    /// Takes units; it may be overdrawn.
+    /// Takes so many units, requests or tokens; the bucket may be overdrawn.
     pub fn take(&mut self, units: f64) {
         self.level -= units;
     }
 
-    /// Gives units back.
+    /// Gives back so many units, requests or tokens.
     pub fn give_back(&mut self, units: f64) {
         self.level += units;
     }
 
-    /// Whole units that are left.
+    /// Whole units, requests or tokens, that are left.
     pub fn left(&self) -> u64 {
         (self.level + ROUNDING).max(0.0) as u64
     }

@@ -66,7 +66,7 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Reads a file's text.
+    /// Reads a file's text. Fails if it is not TOML, or if a key in it is not valid or occurs twice.
     pub fn parse(text: &str) -> Result<Keyring, FileError> {
         let raw: RawFile = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));

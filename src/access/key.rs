@@ -156,7 +156,7 @@ impl NewKey {
 }
 
 /// A time from which a key is not valid: `2027-01-31` (its beginning, UTC), `2027-01-31T12:00:00Z`, or, from `now`
-/// on, a duration such as `90d`.
+/// on, a duration such as `90d`. Fails if it is none of these.
 pub fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);

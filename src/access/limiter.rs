@@ -83,7 +83,7 @@ impl Limiter {
         }
     }
 
-    /// Counts a request, unless it would exceed a limit.
+    /// Counts a request. Fails if it would exceed a limit; it is not counted then.
     pub fn admit(&mut self, limits: &KeyLimits, now: Instant) -> Result<(), Exceeded> {
         self.refill(limits, now);
         if let Some(limit) = limits.concurrency.filter(|limit| self.running >= *limit) {

@@ -94,7 +94,7 @@ impl Access {
         Some(AccessStatus { keys, problem: self.shared.problem.lock().clone() })
     }
 
-    /// Counts one more request of this key, unless that exceeds one of its limits. Whoever gets `Ok` calls
+    /// Counts one more request of this key. Fails if that would exceed one of its limits. Whoever gets `Ok` calls
     /// [`Access::end`] once, or [`Access::undo`].
     pub fn admit(&self, key: &Key, now: Instant) -> Result<(), Exceeded> {
         match key.limits.any() {

@@ -108,7 +108,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Binds and serves; loads no model yet.
+    /// Binds and serves; loads no model yet. Fails if the config would expose the operators' routes, an address cannot
+    /// be bound, or the keys, the device or the ledger cannot be opened.
     pub async fn start(config: &Config) -> Result<Running, CliError> {
         config.check_exposure().map_err(CliError::from_text)?;
         let access = keys::open(&config.access)?;

@@ -45,7 +45,7 @@ impl Opened {
         match *self {}
     }
 
-    /// Identifies configuration and weights.
+    /// Identifies configuration and weights. Cannot fail: this build opens no such model.
     pub fn digest(&self) -> Result<String, LoadError> {
         match *self {}
     }
@@ -65,13 +65,13 @@ impl Opened {
         match *self {}
     }
 
-    /// The slots.
+    /// The slots. Cannot fail, as [`Opened::digest`].
     pub fn plan(&self, _slots: usize, _kv_memory: u64) -> Result<Plan, LoadError> {
         match *self {}
     }
 }
 
-/// Loads an opened model.
+/// Loads an opened model. Cannot fail, as [`Opened::digest`].
 pub fn load(opened: &Opened, _plan: Plan) -> Result<Box<dyn Runner>, LoadError> {
     match *opened {}
 }

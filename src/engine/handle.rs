@@ -61,7 +61,7 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Starts the executor thread. Faults arrive on the receiver.
+    /// Starts the executor thread. Faults arrive on the receiver. Fails if the system refuses the thread.
     pub fn start() -> Result<(EngineHandle, UnboundedReceiver<EngineFault>), EngineError> {
         let (commands, inbox) = mpsc::channel();
         let (faults, fault_inbox) = unbounded_channel();
@@ -112,13 +112,13 @@ impl EngineHandle {
     }
 
     /// Sets the lane's turns per turn of a lane with share 1, while both have work. It starts at 1 and is
-    /// never less than a twentieth.
+    /// never less than a twentieth. Fails if the executor has ended.
     pub fn set_share(&self, lane: LaneId, share: f64) -> Result<(), EngineError> {
         self.send(Command::SetShare { lane, share })
     }
 
     /// Charges the sequences of all lanes by the measured step costs of this one, so that charges can be
-    /// compared between lanes.
+    /// compared between lanes. Fails if the executor has ended.
     pub fn set_reference(&self, lane: LaneId) -> Result<(), EngineError> {
         self.send(Command::SetReference { lane })
     }
@@ -131,7 +131,7 @@ impl EngineHandle {
     }
 
     /// Admits no more sequences, lets running ones finish for at most `grace`, drops the model and frees its
-    /// memory.
+    /// memory. Fails if there is no such lane or the executor has ended.
     pub async fn unload(&self, lane: LaneId, grace: Duration) -> Result<UnloadReport, EngineError> {
         let (reply, report) = oneshot::channel();
         self.send(Command::Unload { lane, grace, reply })?;

@@ -183,6 +183,7 @@ impl Lane {
         lane
     }
 
+    /// Queues a request, or tells its sender why it is refused.
     pub fn submit(&mut self, request: SeqRequest) {
         let verdict = if self.failed {
             Err(Refusal::LaneFailed)
@@ -281,6 +282,7 @@ impl Lane {
         });
     }
 
+    /// Updates the lane's figures, which others read.
     pub fn publish(&mut self) {
         let (scheduler, usage) = (&self.scheduler, self.arena.usage());
         let (blocks, totals) = (scheduler.blocks(), scheduler.totals());

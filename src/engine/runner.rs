@@ -254,6 +254,7 @@ impl Results {
         self.done.resize(before + owed, Sampled::Failed(why.to_owned()));
     }
 
+    /// Carries out a task on one row of logits, `[vocab]`, which are overwritten.
     pub fn take(&mut self, logits: &mut [f32], task: RowTask<'_>) {
         match task {
             RowTask::Sample(draw) => {

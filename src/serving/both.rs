@@ -35,6 +35,7 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
+    /// A reply of `writer` that nobody has read yet; `tokens` are its ids.
     pub fn new(writer: Arm, tokens: &'a [u32]) -> Reply<'a> {
         Reply { writer, tokens, done: Default::default() }
     }
@@ -58,6 +59,7 @@ pub(super) struct Both {
 }
 
 impl Both {
+    /// The reading as the rollout takes it.
     pub fn reading(&self, writer: Arm, stage: u64, origin: Origin) -> Reading {
         let Both { read, agreement, asked_otherwise, .. } = *self;
         Reading { writer, stage, origin, read, agreement, asked_otherwise }

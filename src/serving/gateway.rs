@@ -165,7 +165,8 @@ impl Gateway {
     }
 
     /// Token ids that stable would see for a prompt; `add_special` overrides whether the tokenizer adds
-    /// special tokens of its own.
+    /// special tokens of its own. Fails if stable is not loaded, or if the prompt is too long or its template or
+    /// tokenizer does not take it.
     pub async fn tokenize(
         &self,
         prompt: Prompt,
@@ -178,7 +179,8 @@ impl Gateway {
         Ok(self.admission.encode(&prompt, encoded).await??.0)
     }
 
-    /// How many tokens stable would see for a prompt, also for one that is longer than its context.
+    /// How many tokens stable would see for a prompt, also for one that is longer than its context. Fails if stable is
+    /// not loaded, or if its template or tokenizer does not take the prompt.
     pub async fn count(&self, prompt: Prompt) -> Result<usize, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
         // What no model could read is counted one at a time, for the memory that it takes.
@@ -191,7 +193,7 @@ impl Gateway {
         Ok(self.admission.encode(&prompt, encoded).await??.0.len())
     }
 
-    /// The text that stable's chat template makes of a conversation.
+    /// The text that stable's chat template makes of a conversation. Fails as [`Gateway::tokenize`] does.
     pub async fn render(&self, prompt: Prompt) -> Result<String, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
         admission::check_bytes(&prompt, &stable.deployment)?;
@@ -200,7 +202,7 @@ impl Gateway {
         self.admission.encode(&prompt, rendered).await?
     }
 
-    /// Text of token ids, by stable's tokenizer.
+    /// Text of token ids, by stable's tokenizer. Fails if stable is not loaded or has no such token.
     pub fn detokenize(&self, ids: &[u32]) -> Result<String, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
         check_ids(ids, stable.deployment.capacity.vocab, "tokens")?;

@@ -19,11 +19,13 @@ pub(super) struct Lru {
 }
 
 impl Lru {
+    /// An empty order for the numbers below `capacity`.
     pub fn new(capacity: usize) -> Lru {
         let alone = |n| Link { before: n, after: n };
         Lru { links: (0..=capacity as u32).map(alone).collect(), len: 0 }
     }
 
+    /// How many numbers are in the order.
     pub fn len(&self) -> usize {
         self.len
     }

@@ -67,7 +67,8 @@ pub struct Streaming {
     pub continuous_usage: bool,
 }
 
-/// Everything in common, with one [`GenerateRequest`] per prompt.
+/// Everything in common, with one [`GenerateRequest`] per prompt. Fails if a field is not valid, or if the model is not
+/// served.
 pub fn ask(
     fields: &mut Fields,
     envelope: Envelope,
@@ -110,7 +111,7 @@ pub fn ask(
 }
 
 impl Ask {
-    /// With the format that each reply must have.
+    /// With the format that each reply must have. Fails if a request has another constraint.
     pub fn formatted(mut self, format: Constrained) -> Result<Ask, WireError> {
         for request in &mut self.requests {
             request.constraint = one_of(format.clone(), request.constraint.take())?;
@@ -118,7 +119,8 @@ impl Ask {
         Ok(self)
     }
 
-    /// With what the model is to do with the tools on offer; `one`: it may make only one call.
+    /// With what the model is to do with the tools on offer; `one`: it may make only one call. Fails if the choice does
+    /// not fit the tools, or if a request has another constraint.
     pub fn choosing(mut self, choice: &ToolChoice, one: bool) -> Result<Ask, WireError> {
         for request in &mut self.requests {
             let Prompt::Chat { tools, .. } = &request.prompt else { continue };
@@ -139,7 +141,7 @@ fn each(request: &GenerateRequest, prompts: Vec<Prompt>) -> Vec<GenerateRequest>
 }
 
 /// The model name as requested, and the arm that the name pins.
-/// Without one, it is the one that is served.
+/// Without one, it is the one that is served. Fails if another one is asked for.
 pub fn model(fields: &mut Fields, served: &str) -> Result<(String, Option<Arm>), WireError> {
     let asked = fields.string("model")?.filter(|asked| !asked.is_empty());
     let asked = asked.unwrap_or_else(|| served.to_owned());
@@ -147,7 +149,7 @@ pub fn model(fields: &mut Fields, served: &str) -> Result<(String, Option<Arm>),
     Ok((asked, pin))
 }
 
-/// `NAME` for either arm, `NAME@stable` and `NAME@canary` for one.
+/// `NAME` for either arm, `NAME@stable` and `NAME@canary` for one. Fails for any other name.
 pub fn model_arm(asked: &str, served: &str) -> Result<Option<Arm>, WireError> {
     if asked == served {
         return Ok(None);
@@ -323,7 +325,7 @@ pub fn check_stops(name: &'static str, count: usize, limits: Limits) -> Result<(
     }
 }
 
-/// The stop strings in the field `name`.
+/// The stop strings in the field `name`. Fails if one is no string, or if there are too many.
 pub fn stop(
     fields: &mut Fields,
     name: &'static str,
