@@ -177,7 +177,7 @@ impl Running {
     }
 
     /// Loads stable. Then continues the rollout that a restart interrupted, or otherwise loads the configured
-    /// canary, if any. If the canary cannot be loaded, stable still serves.
+    /// canary, if any. If the canary cannot be loaded, stable still serves. Fails if stable cannot be loaded.
     pub async fn load(&mut self, config: &Config) -> Result<(), CliError> {
         if self.stable != config.stable {
             let (stable, configured) = (self.stable.display(), config.stable.display());

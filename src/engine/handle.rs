@@ -106,7 +106,8 @@ impl EngineHandle {
         Ok(Loaded { lane, capacity, stats })
     }
 
-    /// Queues sequences on a lane. Results, including refusals, arrive as events of each sequence.
+    /// Queues sequences on a lane. Results, including refusals, arrive as events of each sequence. Fails if the
+    /// executor has ended.
     pub fn submit(&self, lane: LaneId, requests: Vec<SeqRequest>) -> Result<(), EngineError> {
         self.send(Command::Submit { lane, requests })
     }
@@ -124,7 +125,7 @@ impl EngineHandle {
     }
 
     /// Makes each step of this lane take `factor` times as long, by a real wait: a known difference for tests of whatever
-    /// measures models.
+    /// measures models. Fails if the executor has ended.
     #[cfg(any(test, debug_assertions, feature = "testing"))]
     pub fn slow_down(&self, lane: LaneId, factor: f64) -> Result<(), EngineError> {
         self.send(Command::SlowDown { lane, factor })

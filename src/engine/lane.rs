@@ -153,6 +153,7 @@ pub(super) struct Draining {
 }
 
 impl Lane {
+    /// A lane without sequences. `resident_at_load`: bytes of the process that were resident before the model was loaded.
     pub fn new(
         id: LaneId,
         runner: Box<dyn Runner>,

@@ -154,8 +154,8 @@ struct Rows {
 }
 
 impl Decoder {
-    /// Takes the weights from `source` and allocates a KV cache. Fails if a tensor is missing, of another shape, or
-    /// cannot be packed.
+    /// Takes the weights from `source` and allocates a KV cache. Fails if a tensor is missing, has another
+    /// shape, holds NaN or infinity, or cannot be packed.
     pub fn load(source: &Weights, kv: KvPlan) -> Result<Decoder, LoadError> {
         let config = source.config().clone();
         let tied = source.is_tied()?;

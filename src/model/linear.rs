@@ -34,7 +34,7 @@ impl<'a> Packer<'a> {
         Ok(Packer { source, store, pool: Pool::new((Pool::cores() / 2).max(1)) })
     }
 
-    /// A vector of `len` numbers: a norm's weights or a bias. Fails if it is missing or has another length.
+    /// A vector of `len` numbers: a norm's weights or a bias. Fails as [`Weights::values`] does.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         self.source.values(name, &[len])
     }
@@ -51,8 +51,8 @@ impl<'a> Packer<'a> {
         Ok(packed)
     }
 
-    /// A projection of `wanted`, whose names end in `.weight`, and their biases. Fails if one of them is missing or has
-    /// another shape.
+    /// A projection of `wanted`, whose names end in `.weight`, and their biases. Fails if one of them is missing,
+    /// has another shape, or holds NaN or infinity.
     pub fn projection(&mut self, wanted: &[Wanted], bias: bool) -> Result<Projection, LoadError> {
         let mut parts = Vec::with_capacity(wanted.len());
         let mut biases = Vec::new();

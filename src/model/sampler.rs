@@ -121,7 +121,7 @@ impl<'a> Draw<'a> {
     }
 
     /// The tokens that may be drawn: those that the guide and the request's list both allow, or, if there are none,
-    /// those of the guide. `None`: all.
+    /// those of the guide. `None`: all. Fails if the guide cannot go on.
     pub fn mask(&self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
         let listed = self.params.rules.as_ref().and_then(|rules| rules.allowed.clone());
         let Some(guided) = self.guide.map_or(Ok(None), SharedGuide::mask)? else {

@@ -75,7 +75,8 @@ pub(super) struct Unread {
 
 impl Pair<'_> {
     /// Has both models read a reply to `request`, one after the other; `None` if there is no text to read. `today` is what
-    /// templates print as the date. Dropping the future cancels whatever runs.
+    /// templates print as the date. Dropping the future cancels whatever runs. Fails if one of them cannot read it, and
+    /// says which.
     pub async fn read(
         &self,
         (engine, admission): (&EngineHandle, &Admission),

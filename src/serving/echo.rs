@@ -17,7 +17,8 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// The echo of a prompt with these ids; `None` if the request asks for none.
+    /// The echo of a prompt with these ids; `None` if the request asks for none. Fails if the tokenizer cannot decode
+    /// them.
     pub fn of(
         request: &GenerateRequest,
         ids: &[u32],

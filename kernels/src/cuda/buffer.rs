@@ -106,7 +106,7 @@ impl<T: Plain> Buffer<T> {
         self.write_on(at, values, Queue::Compute)
     }
 
-    /// As [`Buffer::write`], in the order of `queue`. `Err(Shape)` if they do not fit.
+    /// As [`Buffer::write`], in the order of `queue`. Fails as it does.
     pub fn write_on(&mut self, at: usize, values: &[T], queue: Queue) -> Result<(), CardError> {
         let end = at.checked_add(values.len());
         if end.is_none_or(|end| end > self.len) {

@@ -63,7 +63,8 @@ impl StepInputs {
         HEAD + rooms.iter().map(|room| room.next_multiple_of(4)).sum::<usize>()
     }
 
-    /// From now on, sections are written to this place, and fetched from it: 0 or 1. `Err(Shape)` for another.
+    /// From now on, sections are written to this place, and fetched from it: 0 or 1. Fails with `Err(Shape)` for
+    /// another.
     pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
         if place >= PLACES {
             return Err(CardError::Shape(format!("inputs have no place {place}")));

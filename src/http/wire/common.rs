@@ -280,7 +280,8 @@ pub enum Zero {
     Nothing,
 }
 
-/// The longest reply: by its newest name first. `Some(None)` is no limit, `None` not said.
+/// The longest reply in tokens, by the newest of its names. `Some(None)` is no limit, `None` not said. Fails if it is
+/// no integer from -1 on, or 0 where `zero` refuses that.
 pub fn max_tokens(fields: &mut Fields, zero: Zero) -> Result<Option<Option<usize>>, WireError> {
     let mut said = None;
     for name in ["n_predict", "max_tokens", "max_completion_tokens"] {

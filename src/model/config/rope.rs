@@ -59,7 +59,8 @@ pub fn read(
     read_partial(fields, config, params, theta, 1.0)
 }
 
-/// As [`read`], for families that turn the share `partial` of each head if the config does not say how much.
+/// As [`read`], for families that turn the share `partial` of each head if the config does not say how much. Fails as
+/// it does.
 pub fn read_partial(
     fields: &Fields<'_>,
     config: &ModelConfig,
