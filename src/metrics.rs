@@ -414,7 +414,7 @@ const COUNTED: [Counted; 6] = [
 pub struct Totals([u64; COUNTED.len()]);
 
 impl Totals {
-    /// The counts of now.
+    /// What the lane has counted up to now.
     pub fn of(stats: &LaneStats) -> Totals {
         let now = stats.read();
         Totals(COUNTED.map(|(_, count)| count(&now)))

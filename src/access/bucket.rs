@@ -17,12 +17,12 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket: `per_minute` units, requests or tokens.
     pub fn full(per_minute: u32, now: Instant) -> Bucket {
         Bucket { level: f64::from(per_minute), at: now }
     }
 
-    /// Fills it for the time that has passed.
+    /// Adds `per_minute` units a minute for the time that has passed, up to `per_minute` of them.
     pub fn refill(&mut self, per_minute: u32, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         let full = f64::from(per_minute);
@@ -50,12 +50,12 @@ impl Bucket {
         (self.level + ROUNDING).max(0.0) as u64
     }
 
-    /// Time until there is a unit.
+    /// Time until there is a whole unit, if `per_minute` units a minute are added.
     pub fn until_one(&self, per_minute: u32) -> Duration {
         time_for(1.0 - self.level, per_minute)
     }
 
-    /// Time until it is full.
+    /// Time until the bucket is full, if `per_minute` units a minute are added.
     pub fn until_full(&self, per_minute: u32) -> Duration {
         time_for(f64::from(per_minute) - self.level, per_minute)
     }

@@ -110,12 +110,12 @@ impl Keyring {
         self.keys.iter()
     }
 
-    /// How many there are.
+    /// How many keys there are.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

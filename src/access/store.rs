@@ -80,7 +80,7 @@ impl KeysFile {
         KeysFile { path, seen: None }
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

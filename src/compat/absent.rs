@@ -20,12 +20,12 @@ impl Opened {
         Err(LoadError::Config { path: dir.join("config.json"), what })
     }
 
-    /// The folder.
+    /// The folder of the model.
     pub fn path(&self) -> &Path {
         match *self {}
     }
 
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub fn architecture(&self) -> &'static str {
         match *self {}
     }

@@ -43,12 +43,12 @@ impl Opened {
         Ok(Opened { row, settings, folder: Folder::open(dir)?, vocab, longest })
     }
 
-    /// The folder.
+    /// The folder of the model.
     pub fn path(&self) -> &Path {
         self.folder.dir()
     }
 
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub fn architecture(&self) -> &'static str {
         self.row.name
     }

@@ -320,7 +320,7 @@ impl Control {
         self.notes.listen(seen)
     }
 
-    /// Remembers who wrote a reply, for votes on it and for its conversation being asked again.
+    /// Remembers who wrote a reply, for votes on it and for its conversation (the hash) being asked again.
     pub fn remember_author(&self, id: String, conversation: u64, assignment: &Assignment) {
         let Assignment { arm, stage, judged, origin, .. } = *assignment;
         let author = Author { arm, stage, judged, origin };
@@ -328,7 +328,7 @@ impl Control {
         self.retries.lock().answered(conversation, author, self.now());
     }
 
-    /// Charges an answer whose conversation is asked again so soon.
+    /// Charges the answer to a conversation (its hash) that is asked again so soon.
     pub fn asked(&self, conversation: u64) {
         let now = self.now();
         let again = self.retries.lock().asked(conversation, self.deployments.retry_window, now);

@@ -38,7 +38,7 @@ impl Source {
         own.map_err(with_the_lane)
     }
 
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub fn architecture(&self) -> &'static str {
         match self {
             Source::Own(weights) => weights.config().architecture,

@@ -71,7 +71,7 @@ impl FitPlan {
         self.blocks.saturating_mul(self.ask.block)
     }
 
-    /// Free once the model is loaded.
+    /// Bytes that are free once the model is loaded.
     pub fn free_after(&self) -> u64 {
         self.ask.free - self.ask.weights - self.cache() - self.ask.scratch
     }

@@ -24,7 +24,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Longest sequence that fits both the model and the KV cache.
+    /// Longest sequence in tokens that fits both the model and the KV cache.
     pub fn longest(&self) -> usize {
         self.max_len.min(self.blocks * self.block_size)
     }
@@ -90,7 +90,7 @@ pub(super) enum Progress {
 }
 
 impl Ticket {
-    /// For a runner that has already computed the step.
+    /// The ticket of a runner that has already computed the step.
     pub fn done(results: Vec<Sampled>) -> Ticket {
         Ticket(Progress::Done(results))
     }

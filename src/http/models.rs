@@ -50,7 +50,7 @@ pub enum EitherModel {
     OfMessages(messages::Model),
 }
 
-/// `GET /v1/models`.
+/// Serves `GET /v1/models`.
 pub async fn list(State(state): State<AppState>, headers: HeaderMap) -> Json<EitherList> {
     let data = models(&state.gateway.control().models());
     Json(match messages::asks(&headers) {

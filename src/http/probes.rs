@@ -38,7 +38,7 @@ pub async fn ready(
     ready.map(|()| Json(Alive { status: "ok" })).map_err(|reason| ApiError::not_ready(&reason))
 }
 
-/// `GET /version`.
+/// Serves `GET /version`.
 pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION") })
 }

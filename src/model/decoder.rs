@@ -28,7 +28,7 @@ pub struct KvPlan {
 }
 
 impl KvPlan {
-    /// A cache in f32.
+    /// A cache in f32 of `blocks` blocks of `block_size` tokens.
     pub fn exact(blocks: usize, block_size: usize) -> KvPlan {
         KvPlan { blocks, block_size, kind: KvKind::F32 }
     }

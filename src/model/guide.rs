@@ -59,7 +59,7 @@ impl SharedGuide {
         arena::outside(|| self.0.lock().take(id))
     }
 
-    /// As [`Guide::forced`].
+    /// The tokens that must come next, as [`Guide::forced`] says.
     pub fn forced(&self) -> Vec<u32> {
         arena::outside(|| self.0.lock().forced())
     }

@@ -73,7 +73,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The same, apart.
+    /// Takes the checkpoint apart: configuration and weights.
     pub fn into_parts(self) -> (ModelConfig, Folder) {
         (self.config, self.folder)
     }

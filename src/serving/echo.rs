@@ -46,7 +46,7 @@ impl Echo {
         Ok(Some(Echo { text, ids: ids.to_vec(), offsets }))
     }
 
-    /// Characters of the text.
+    /// How many characters the text has.
     pub fn chars(&self) -> usize {
         self.text.chars().count()
     }

@@ -149,7 +149,7 @@ impl Gateway {
         })
     }
 
-    /// Refuses more sequences in one request than may ever wait together.
+    /// Fails if `count` sequences, all of one request, are more than may ever wait together.
     pub fn check_sequences(&self, count: usize) -> Result<(), GatewayError> {
         let stable = self.control.models().stable;
         let most = stable.map_or(0, |stable| stable.stats.read().waiting_most);

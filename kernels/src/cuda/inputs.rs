@@ -101,7 +101,7 @@ impl StepInputs {
         }
     }
 
-    /// A section's room on the card.
+    /// A section on the card, as long as its room.
     pub fn section<T: Plain>(&self, section: usize) -> View<'_, T> {
         self.card.view().part(self.starts[section], self.rooms[section]).cast()
     }

@@ -26,8 +26,8 @@ pub struct Norm<'a> {
 /// Widest row.
 pub const WIDEST: usize = 32_768;
 
-/// `out[i] = norm(x[i])`, or of row `pick[i]` of `x`: `n` rows. A row picked that `x` does not have gives
-/// NaN. Fails if lengths do not fit together or the launch fails.
+/// `out[i] = norm(x[i])`, or of row `pick[i]` of `x`: `n` rows of `[norm.weight.len()]`. A row picked that `x` does not
+/// have gives NaN. Fails if lengths do not fit together or the launch fails.
 pub fn rms_norm(
     card: &dyn Card,
     x: View<f32>,
@@ -49,8 +49,8 @@ pub fn rms_norm(
     launch(card, &source, (n, width), Some((norm, out)))
 }
 
-/// `x += branch`, then `out = norm(x)`, `n` rows; the branch is normed itself before it joins if there is a
-/// `branch_norm`. Fails if lengths do not fit together or the launch fails.
+/// `x += branch`, then `out = norm(x)`, each `[n][norm.weight.len()]`; the branch is normed itself before it joins if
+/// there is a `branch_norm`. Fails if lengths do not fit together or the launch fails.
 pub fn add_rms_norm(
     card: &dyn Card,
     x: ViewMut<f32>,

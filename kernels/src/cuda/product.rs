@@ -192,7 +192,7 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// The results of one matrix of `rows` rows, by themselves.
+    /// The results of one matrix of `rows` rows, by themselves: `[n][rows]`.
     pub fn of(values: ViewMut<'a, f32>, rows: usize) -> Output<'a> {
         Output { values, stride: rows, offset: 0 }
     }

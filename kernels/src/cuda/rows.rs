@@ -83,8 +83,8 @@ pub fn gated(
     unsafe { card.launch(kernel, chunked(n, width)?, &args) }
 }
 
-/// Adds `bias` to each of the first `n` rows of `x`, which are as wide. Fails if `x` has fewer numbers or the launch
-/// fails.
+/// Adds `bias`, `[width]`, to each of the first `n` rows of `x`, `[n][width]`. Fails if `x` has fewer numbers or the
+/// launch fails.
 pub fn add_bias(
     card: &dyn Card,
     x: ViewMut<f32>,

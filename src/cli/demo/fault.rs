@@ -73,7 +73,7 @@ impl Fault {
         Ok(model)
     }
 
-    /// As on the command line.
+    /// The name of the fault on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }

@@ -41,7 +41,7 @@ impl Lru {
         self.len += 1;
     }
 
-    /// Removes and returns the oldest.
+    /// Removes and returns the oldest number.
     pub fn pop(&mut self) -> Option<u32> {
         let oldest = self.links[self.anchor() as usize].after;
         let found = oldest != self.anchor();

@@ -198,7 +198,7 @@ fn client(fields: &mut Fields, client: u64) -> Result<u64, WireError> {
     Ok(safety.or(user).map_or(client, |user| client_of(&user, client)))
 }
 
-/// The hash of a client that names its user.
+/// The hash of a client that names its user: of the name and the hash `client`.
 pub fn client_of(user: &str, client: u64) -> u64 {
     xxh3_64_with_seed(user.as_bytes(), client)
 }
@@ -317,7 +317,7 @@ fn stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, WireError> {
     token_ids(&list, "stop_token_ids")
 }
 
-/// Refuses more stop strings than are allowed.
+/// Fails if `count` stop strings, in the field `name`, are more than the limits allow.
 pub fn check_stops(name: &'static str, count: usize, limits: Limits) -> Result<(), WireError> {
     let most = limits.max_stop;
     match count > most {

@@ -65,7 +65,7 @@ impl ToolChoice {
         matches!(self, ToolChoice::Required(Some(names)) if names.len() == 1)
     }
 
-    /// The word for it.
+    /// The word for the choice in `tool_choice`.
     pub fn word(&self) -> &'static str {
         match self {
             ToolChoice::Auto(_) => "auto",

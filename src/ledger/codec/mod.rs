@@ -108,12 +108,12 @@ impl Batch {
         }
     }
 
-    /// Events so far.
+    /// How many events there are so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Bytes so far.
+    /// How many bytes there are so far.
     pub fn len(&self) -> usize {
         self.events.0.len()
     }

@@ -203,7 +203,7 @@ impl Index {
         self.inputs.section(EDITS)
     }
 
-    /// The words of all masks.
+    /// The words of all masks, 32 tokens each: `[masked rows][ceil(vocab / 32)]`.
     pub fn masks(&self) -> View<'_, u32> {
         self.inputs.section(MASKS)
     }

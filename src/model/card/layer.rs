@@ -170,7 +170,8 @@ impl Layer {
         }
     }
 
-    /// From the normed rows to those before the feed-forward part. Fails if a launch fails.
+    /// Launches a layer's attention: from the normed rows to those before the feed-forward part. Fails if a launch
+    /// fails.
     pub fn attend(
         &self,
         step: &Step<'_>,
@@ -251,7 +252,8 @@ impl Layer {
         (&self.attention_norm, self.qkv.input_kind(card, n))
     }
 
-    /// From the normed rows to those of the next norm, or to the residual stream. Fails if a launch fails.
+    /// Launches a layer's feed-forward part: from the normed rows to those of the next norm, or to the residual stream.
+    /// Fails if a launch fails.
     pub fn feed(
         &self,
         step: &Step<'_>,

@@ -130,15 +130,15 @@ impl CardDecoder {
         self.model.plan.edits
     }
 
-    /// The next step has its inputs and ids in this place. The step before may be in flight in the other one. Fails if
-    /// there is no such place.
+    /// The next step has its inputs and ids in this place, 0 or 1. The step before may be in flight in the other one.
+    /// Fails if there is no such place.
     pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
         self.model.index.use_place(place)?;
         self.model.place = place;
         Ok(())
     }
 
-    /// The place of the last step.
+    /// The place of the last step, 0 or 1.
     pub fn place(&self) -> usize {
         self.model.place
     }

@@ -33,8 +33,8 @@ struct Piece {
 }
 
 impl Staging {
-    /// Copies to the card, and returns once `from` may be changed. The context is bound. Fails if no pinned memory can
-    /// be had or the driver refuses the copy.
+    /// Copies `from` to the address `to` on the card, and returns once `from` may be changed. The context is bound.
+    /// Fails if no pinned memory can be had or the driver refuses the copy.
     pub fn upload(
         &mut self,
         to: u64,

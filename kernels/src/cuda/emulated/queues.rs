@@ -67,7 +67,7 @@ impl Queues {
         self.0[queue as usize].iter().map(|(work, _)| work.name()).collect()
     }
 
-    /// Pieces of work on [`Queue::Compute`] up to the last end of this timer; 0 if none waits.
+    /// How many pieces of work are on [`Queue::Compute`] up to the last end of this timer; 0 if none waits.
     pub fn up_to_end(&self, timer: Timer) -> usize {
         let is_end = |(work, _): &(Work, Duration)| matches!(work, Work::Mark { timer: of, end: true } if *of == timer);
         self.0[Queue::Compute as usize].iter().rposition(is_end).map_or(0, |last| last + 1)
