@@ -206,8 +206,8 @@ impl Running {
         self.take_up.abandon("the server was started without a canary (--no-canary)");
     }
 
-    /// Loads the models, prints the addresses, and serves until told to stop or until that is no longer
-    /// possible. An error means that the server could not start.
+    /// Loads the models, prints the addresses, and serves until told to stop or until that is no longer possible. Fails
+    /// if the server cannot start.
     pub async fn run(self, config: &Config) -> Result<Ended, CliError> {
         let signals = Signals::listen().map_err(CliError::from_text)?;
         self.run_until(signals, config).await

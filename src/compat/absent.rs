@@ -10,7 +10,7 @@ use std::path::Path;
 pub enum Opened {}
 
 impl Opened {
-    /// Always an error, which names the feature.
+    /// Always fails; the error names the feature.
     pub fn open(dir: &Path) -> Result<Opened, LoadError> {
         let named = of_folder(dir).unwrap_or_default();
         let what = format!(

@@ -290,7 +290,7 @@ impl Control {
         Ok(assignment)
     }
 
-    /// Stable, for a request that another model failed to serve. Never judged.
+    /// Stable, for a request that another model failed to serve. Never judged. Fails if stable is not loaded.
     pub fn fallback(&self) -> Result<Assignment, NoRoute> {
         self.routes.read().to(Arm::Stable, false)
     }

@@ -81,7 +81,8 @@ impl EngineHandle {
     }
 
     /// Runs `make` on a loader thread, with its large allocations in a new arena, then installs the runner as
-    /// a new lane. After a failure nothing is left behind.
+    /// a new lane. Fails if `make` does or panics, if no arena is free, or if the executor has ended; nothing is left
+    /// behind then.
     pub async fn load<F>(&self, config: SchedulerConfig, make: F) -> Result<Loaded, EngineError>
     where
         F: FnOnce() -> Result<Box<dyn Runner>, LoadError> + Send + 'static,
@@ -140,7 +141,7 @@ impl EngineHandle {
     }
 
     /// Reports that the device has failed; for callers that notice it outside a step. Every lane is
-    /// abandoned.
+    /// abandoned. Fails if the executor has ended.
     pub fn lose_device(&self, what: String) -> Result<(), EngineError> {
         self.send(Command::LoseDevice { what })
     }

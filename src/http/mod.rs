@@ -218,7 +218,8 @@ async fn bad_method(method: Method, uri: Uri, headers: HeaderMap) -> ApiError {
     ApiError::bad_method(method.as_str(), uri.path())
 }
 
-/// How a body would be parsed, or the error response to it; for external checks without a server.
+/// How a body would be parsed; for external checks without a server. Fails with the response that its client would get:
+/// HTTP status and body.
 #[doc(hidden)]
 pub fn understand(
     chat: bool,

@@ -90,8 +90,8 @@ impl Gateway {
         self.limits
     }
 
-    /// Routes and submits a request. Errors here are known before any model ran; later ones arrive as
-    /// `Piece::Failed`.
+    /// Routes and submits a request. Fails if it is not valid, does not fit into the model's context, or finds no model
+    /// or no place in the queue. What goes wrong once a model runs arrives as `Piece::Failed`.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, GatewayError> {
         let live = self.idle.live();
         let (key, draw) = (conversation::routing_key(&request), rand::random::<f64>());

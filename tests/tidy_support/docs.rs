@@ -3,8 +3,8 @@
 //! It reads lines, not syntax: a file is formatted, so an item begins with `pub` and the end of a test-only one is
 //! indented as its beginning is.
 
-/// Words of which the doc comment of a function that returns a `Result` has one.
-const SAYS: [&str; 4] = ["fail", "error", "refuse", "reject"];
+/// Words of which the doc comment of a function that returns a `Result` has one, in lower case.
+const SAYS: [&str; 4] = ["fails", "cannot fail", "# errors", "refuses"];
 const KINDS: [&str; 8] = ["fn", "struct", "enum", "trait", "union", "type", "const", "static"];
 
 /// What is missing in a file, a line each.

@@ -321,7 +321,7 @@ pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
     check(fields, &rows(shape))
 }
 
-/// As [`refuse`], for a route with a table of its own.
+/// Refuses fields as [`refuse`] does, for a route with a table of its own.
 pub fn refuse_by(fields: &Fields, own: &[OwnRow]) -> Result<(), WireError> {
     check(fields, &rows_by(own))
 }

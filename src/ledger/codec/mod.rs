@@ -183,7 +183,7 @@ pub struct Events {
     pub events: Vec<(Duration, Event)>,
 }
 
-/// Reads the output of [`Batch::into_bytes`]; anything else is an error.
+/// Reads the output of [`Batch::into_bytes`]. Fails on any other bytes.
 pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
     let mut input = Reader(bytes);
     let version = match input.byte()? {

@@ -57,7 +57,8 @@ pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
 }
 
 impl CardDecoder {
-    /// Copies the weights from `source` to `pool`. After a failure nothing is left behind.
+    /// Copies the weights from `source` to `pool`. Fails if a tensor is missing, has another shape or a kind that no GPU
+    /// has kernels for, if memory is used up, or if the device fails; nothing is left behind then.
     pub fn load(
         source: &Weights,
         plan: CardPlan,

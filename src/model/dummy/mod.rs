@@ -55,7 +55,7 @@ impl Scheme {
         ("q5_k_m", Scheme::Mix(Kind::Q5K)),
     ];
 
-    /// The format with this name, in upper or lower case. The error lists the known names.
+    /// The format with this name, in upper or lower case. Fails if there is none; the error lists the known names.
     pub fn parse(name: &str) -> Result<Scheme, String> {
         let found = Scheme::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, scheme)| *scheme).ok_or_else(|| {
