@@ -98,7 +98,8 @@ const TOKEN_BUCKETS: [f64; 24] = [
     0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
 ];
 
-/// Installs the process's recorder (once) and returns the handle that renders it.
+/// Installs the process's recorder (once) and returns the handle that renders it. Fails if another recorder is
+/// installed.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     if let Some(handle) = HANDLE.get() {
@@ -413,7 +414,7 @@ const COUNTED: [Counted; 6] = [
 pub struct Totals([u64; COUNTED.len()]);
 
 impl Totals {
-    /// The counts of now.
+    /// What the lane has counted up to now.
     pub fn of(stats: &LaneStats) -> Totals {
         let now = stats.read();
         Totals(COUNTED.map(|(_, count)| count(&now)))

@@ -3,6 +3,8 @@
 
 #[path = "tidy_support/circles.rs"]
 mod circles;
+#[path = "tidy_support/docs.rs"]
+mod docs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -192,6 +194,16 @@ fn each_file_says_what_it_is() {
     for (file, text) in sources().into_iter().chain(sources_in("kernels/src")) {
         assert!(text.starts_with("//! "), "{file} does not open with a //! line");
     }
+}
+
+/// More than the compiler's lint asks for: items of private modules too, and when a function fails.
+#[test]
+fn each_public_item_has_a_doc_comment_and_says_when_it_fails() {
+    let files = sources().into_iter().chain(sources_in("kernels/src"));
+    let missing = files.filter(|(file, _)| !is_test(file)).flat_map(|(file, text)| {
+        docs::missing(&text).into_iter().map(move |what| format!("{file}: {what}"))
+    });
+    assert_eq!(missing.collect::<Vec<_>>(), [""; 0]);
 }
 
 fn uses_unsafe(code: &str) -> bool {

@@ -17,12 +17,12 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket: `per_minute` units, requests or tokens.
     pub fn full(per_minute: u32, now: Instant) -> Bucket {
         Bucket { level: f64::from(per_minute), at: now }
     }
 
-    /// Fills it for the time that has passed.
+    /// Adds `per_minute` units a minute for the time that has passed, up to `per_minute` of them.
     pub fn refill(&mut self, per_minute: u32, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         let full = f64::from(per_minute);
@@ -30,32 +30,32 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// Whether a unit is there.
+    /// Whether a unit (a request or a token) is there.
     pub fn has_one(&self) -> bool {
         self.level >= 1.0 - ROUNDING
     }
 
-    /// Takes units; it may be overdrawn.
+    /// Takes so many units, requests or tokens; the bucket may be overdrawn.
     pub fn take(&mut self, units: f64) {
         self.level -= units;
     }
 
-    /// Gives units back.
+    /// Gives back so many units, requests or tokens.
     pub fn give_back(&mut self, units: f64) {
         self.level += units;
     }
 
-    /// Whole units that are left.
+    /// Whole units, requests or tokens, that are left.
     pub fn left(&self) -> u64 {
         (self.level + ROUNDING).max(0.0) as u64
     }
 
-    /// Time until there is a unit.
+    /// Time until there is a whole unit, if `per_minute` units a minute are added.
     pub fn until_one(&self, per_minute: u32) -> Duration {
         time_for(1.0 - self.level, per_minute)
     }
 
-    /// Time until it is full.
+    /// Time until the bucket is full, if `per_minute` units a minute are added.
     pub fn until_full(&self, per_minute: u32) -> Duration {
         time_for(f64::from(per_minute) - self.level, per_minute)
     }

@@ -66,7 +66,7 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Reads a file's text.
+    /// Reads a file's text. Fails if it is not TOML, or if a key in it is not valid or occurs twice.
     pub fn parse(text: &str) -> Result<Keyring, FileError> {
         let raw: RawFile = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
@@ -110,12 +110,12 @@ impl Keyring {
         self.keys.iter()
     }
 
-    /// How many there are.
+    /// How many keys there are.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

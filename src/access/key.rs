@@ -41,7 +41,7 @@ impl fmt::Debug for Secret {
 pub struct SecretHash(pub(super) [u8; 32]);
 
 impl SecretHash {
-    /// Of what a client has sent.
+    /// The hash of what a client has sent.
     pub fn of(secret: &[u8]) -> SecretHash {
         SecretHash(Sha256::digest(secret).into())
     }
@@ -51,7 +51,7 @@ impl SecretHash {
         self.0.ct_eq(&other.0)
     }
 
-    /// From 64 hexadecimal digits.
+    /// The hash that 64 hexadecimal digits give; `None` for other texts.
     pub fn parse(text: &str) -> Option<SecretHash> {
         let mut bytes = [0; 32];
         if text.len() != 64 || !text.is_ascii() {
@@ -64,7 +64,7 @@ impl SecretHash {
         Some(SecretHash(bytes))
     }
 
-    /// As 64 hexadecimal digits.
+    /// The hash as 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -156,7 +156,7 @@ impl NewKey {
 }
 
 /// A time from which a key is not valid: `2027-01-31` (its beginning, UTC), `2027-01-31T12:00:00Z`, or, from `now`
-/// on, a duration such as `90d`.
+/// on, a duration such as `90d`. Fails if it is none of these.
 pub fn parse_expiry(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);

@@ -73,7 +73,7 @@ pub struct Allowance {
 }
 
 impl Limiter {
-    /// Nothing is used yet.
+    /// A limiter of a key that has used nothing yet.
     pub fn new(limits: &KeyLimits, now: Instant) -> Limiter {
         let bucket = |limit: Option<u32>| Bucket::full(limit.unwrap_or(0), now);
         Limiter {
@@ -83,7 +83,7 @@ impl Limiter {
         }
     }
 
-    /// Counts a request, unless it would exceed a limit.
+    /// Counts a request. Fails if it would exceed a limit; it is not counted then.
     pub fn admit(&mut self, limits: &KeyLimits, now: Instant) -> Result<(), Exceeded> {
         self.refill(limits, now);
         if let Some(limit) = limits.concurrency.filter(|limit| self.running >= *limit) {
@@ -114,7 +114,7 @@ impl Limiter {
         self.requests.give_back(1.0);
     }
 
-    /// What is left.
+    /// How many requests and tokens are left of each limit.
     pub fn allowance(&mut self, limits: &KeyLimits, now: Instant) -> Allowance {
         self.refill(limits, now);
         let share = |bucket: &Bucket, limit: u32| Share {

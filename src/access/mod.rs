@@ -70,7 +70,7 @@ impl Access {
         self.shared.keys.is_some()
     }
 
-    /// The key with this secret, unless it has expired.
+    /// The key with this secret, unless it has expired; `unix_now` in seconds.
     pub fn identify(&self, secret: &[u8], unix_now: i64) -> Option<Arc<Key>> {
         let keys = self.shared.keys.as_ref()?.read().clone();
         keys.find(secret).filter(|key| !key.expired(unix_now))
@@ -88,13 +88,13 @@ impl Access {
         *keys.write() = Arc::new(keyring);
     }
 
-    /// For operators; `None` if no keys are asked for.
+    /// What operators are shown of the keys; `None` if no keys are asked for.
     pub fn status(&self) -> Option<AccessStatus> {
         let keys = self.shared.keys.as_ref()?.read().len();
         Some(AccessStatus { keys, problem: self.shared.problem.lock().clone() })
     }
 
-    /// Counts one more request of this key, unless that exceeds one of its limits. Whoever gets `Ok` calls
+    /// Counts one more request of this key. Fails if that would exceed one of its limits. Whoever gets `Ok` calls
     /// [`Access::end`] once, or [`Access::undo`].
     pub fn admit(&self, key: &Key, now: Instant) -> Result<(), Exceeded> {
         match key.limits.any() {

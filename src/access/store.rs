@@ -80,12 +80,12 @@ impl KeysFile {
         KeysFile { path, seen: None }
     }
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads the keys.
+    /// Reads the keys. Fails if the file is missing, cannot be read, may be read by others, or is not valid.
     pub fn read(&mut self) -> Result<Keyring, StoreError> {
         self.seen = self.look();
         let text = self.text()?;
@@ -97,7 +97,8 @@ impl KeysFile {
         (self.look() != self.seen).then(|| self.read())
     }
 
-    /// Adds a key with an id and a secret of these random bits; makes the file if there is none.
+    /// Adds a key with an id and a secret of these random bits; makes the file if there is none. Fails if the name or
+    /// the limits are not valid, if no scope is given, or if the file cannot be read or written.
     pub fn add(
         &self,
         asked: NewKey,
@@ -121,7 +122,7 @@ impl KeysFile {
         Ok((key, secret))
     }
 
-    /// Removes a key.
+    /// Removes a key. Fails if there is no such key, or if the file cannot be read or written.
     pub fn remove(&self, id: &str) -> Result<(), StoreError> {
         let text = file::without(&self.text()?, id).map_err(|source| self.wrong(source))?;
         self.replace(&text)

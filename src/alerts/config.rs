@@ -82,7 +82,7 @@ impl Default for AlertsConfig {
 }
 
 impl WebhookConfig {
-    /// Checks the webhooks of a config, in order.
+    /// Checks the webhooks of a config, in order. Fails if there are too many, or at the first that is not valid.
     pub fn parse_all(raw: Vec<RawWebhook>) -> Result<Vec<WebhookConfig>, AlertsError> {
         if raw.len() > MOST {
             return Err(AlertsError::TooMany { given: raw.len(), most: MOST });
@@ -90,7 +90,8 @@ impl WebhookConfig {
         raw.into_iter().enumerate().map(|(index, raw)| WebhookConfig::parse(index, raw)).collect()
     }
 
-    /// Checks one webhook, the `index`-th from 0.
+    /// Checks one webhook, the `index`-th from 0. Fails if one of its keys is not valid, or if a webhook for Slack has
+    /// a secret.
     pub fn parse(index: usize, raw: RawWebhook) -> Result<WebhookConfig, AlertsError> {
         let wrong = |key, what: String| AlertsError::Webhook { index, key, what };
         let (url, host) = parse_url(raw.url.as_deref()).map_err(|what| wrong("url", what))?;

@@ -35,7 +35,8 @@ struct DedupState {
 }
 
 impl Alerts {
-    /// Starts a task for each webhook. Must be called within a tokio runtime.
+    /// Starts a task for each webhook. Must be called within a tokio runtime. Fails if the certificates of the system
+    /// cannot be read, which https needs.
     pub fn start(config: AlertsConfig) -> Result<Alerts, AlertsError> {
         let wire = wire_for(&config.webhooks, config.timeout)?;
         Ok(Alerts::start_on(config, &wire))

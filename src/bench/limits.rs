@@ -63,7 +63,7 @@ impl Limit {
         }
     }
 
-    /// In words, such as `TTFT p50 at most 1.1 of A's`.
+    /// The limit in words, such as `TTFT p50 at most 1.1 of A's`.
     pub fn text(&self) -> String {
         let name =
             Figure { metric: self.metric, statistic: self.statistic, of: [None; 2], ratio: None };

@@ -140,7 +140,8 @@ fn requests(first: usize, count: usize, load: Load, seed: u64) -> Vec<Planned> {
     (first..first + count).map(one).collect()
 }
 
-/// The request whose replies are compared: with another seed than any measured request of the same prompt.
+/// The request whose replies are compared, of the prompt with the number `prompt`: with another seed than any measured
+/// request of the same prompt.
 pub fn compared(prompt: usize, seed: u64) -> Planned {
     let seed = Random::new(seed, (1 << 61) + prompt as u64).bits();
     Planned { prompt, seed, at: Duration::ZERO }
@@ -158,7 +159,7 @@ pub fn points(loads: &[Load], depths: &[usize], caches: &[bool]) -> Vec<Point> {
 }
 
 impl Version {
-    /// 0 or 1.
+    /// The place of the version in pairs: 0 or 1.
     pub fn index(self) -> usize {
         self as usize
     }

@@ -47,7 +47,7 @@ food sun four thought let keep eye never last door between city tree cross since
 draw left late run while press close night real life few stop";
 
 impl Entry {
-    /// One message of a user.
+    /// A conversation of one message of a user.
     pub fn user(text: &str) -> Entry {
         let messages = vec![json!({"role": "user", "content": text})];
         Entry { messages, expected: None, max_tokens: None }
@@ -86,12 +86,12 @@ impl Source {
     }
 }
 
-/// So many random words of a prompt.
+/// `count` random words, for the prompt with the number `prompt`.
 pub fn words(seed: u64, prompt: usize, count: usize) -> String {
     drawn(seed, prompt as u64, count)
 }
 
-/// So many random words of the context that all prompts share.
+/// `count` random words of the context that all prompts share.
 pub fn context(seed: u64, count: usize) -> String {
     drawn(seed, CONTEXT, count)
 }

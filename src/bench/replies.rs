@@ -81,7 +81,7 @@ pub struct Changes {
     pub distributions: Vec<(&'static str, f64)>,
 }
 
-/// The first place at which two sequences differ; `None` if they are the same.
+/// The first index at which two sequences differ; `None` if they are the same.
 pub fn first_difference(a: &[u64], b: &[u64]) -> Option<usize> {
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     (same < a.len() || same < b.len()).then_some(same)

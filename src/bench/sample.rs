@@ -55,13 +55,13 @@ pub struct Measured {
 /// Memory of a model in bytes; `None` where it cannot be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Memory {
-    /// Live in its arena in main memory.
+    /// Bytes that are live in its arena in main memory.
     pub arena_used: Option<u64>,
-    /// Taken from the system for its arena.
+    /// Bytes taken from the system for its arena.
     pub arena_reserved: Option<u64>,
-    /// Live in its pool on a GPU.
+    /// Bytes that are live in its pool on a GPU.
     pub pool_used: Option<u64>,
-    /// Taken from the GPU for its pool.
+    /// Bytes taken from the GPU for its pool.
     pub pool_reserved: Option<u64>,
 }
 

@@ -101,7 +101,7 @@ pub struct Method {
     pub allowance: f64,
 }
 
-/// By what copies of the demo models were seen to differ, rounded up (benches/runs/bench.md).
+/// The share by which copies of the demo models were seen to differ, rounded up (benches/runs/bench.md).
 pub const ALLOWANCE: f64 = 0.02;
 
 impl Default for Method {
@@ -280,7 +280,7 @@ enum Scaled<'a> {
 }
 
 impl Data {
-    /// The figure of a version; `None` without values.
+    /// The figure of a version, 0 or 1; `None` without values.
     pub fn of(&self, version: usize) -> Option<f64> {
         match self {
             Data::Sums { over, under } => {

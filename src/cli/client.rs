@@ -40,18 +40,22 @@ impl Client {
         Client { base, http: http.expect("settings that do not depend on the machine"), key }
     }
 
+    /// The whole URL of a path, which starts with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
+    /// The server's status. Fails if no server answers, or if it refuses.
     pub async fn status(&self) -> Result<Status, CliError> {
         self.finish(self.http.get(self.url("/admin/status"))).await
     }
 
+    /// The token for the live page. Fails as [`Client::status`] does.
     pub async fn page(&self) -> Result<PageToken, CliError> {
         self.finish(self.http.get(self.url("/admin/page"))).await
     }
 
+    /// Sends an order as JSON and returns the answer. Fails as [`Client::status`] does.
     pub async fn order<T: DeserializeOwned>(
         &self,
         path: &str,

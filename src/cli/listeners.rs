@@ -26,6 +26,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
+    /// Binds the addresses for clients and for operators. Fails if one of them cannot be bound.
     pub async fn bind(config: &Config) -> Result<Listeners, CliError> {
         let clients = bind(config.listen, "--listen").await?;
         let addr = clients.local_addr().map_err(CliError::from_text)?;

@@ -108,7 +108,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Binds and serves; loads no model yet.
+    /// Binds and serves; loads no model yet. Fails if the config would expose the operators' routes, an address cannot
+    /// be bound, or the keys, the device or the ledger cannot be opened.
     pub async fn start(config: &Config) -> Result<Running, CliError> {
         config.check_exposure().map_err(CliError::from_text)?;
         let access = keys::open(&config.access)?;
@@ -176,7 +177,7 @@ impl Running {
     }
 
     /// Loads stable. Then continues the rollout that a restart interrupted, or otherwise loads the configured
-    /// canary, if any. If the canary cannot be loaded, stable still serves.
+    /// canary, if any. If the canary cannot be loaded, stable still serves. Fails if stable cannot be loaded.
     pub async fn load(&mut self, config: &Config) -> Result<(), CliError> {
         if self.stable != config.stable {
             let (stable, configured) = (self.stable.display(), config.stable.display());
@@ -205,8 +206,8 @@ impl Running {
         self.take_up.abandon("the server was started without a canary (--no-canary)");
     }
 
-    /// Loads the models, prints the addresses, and serves until told to stop or until that is no longer
-    /// possible. An error means that the server could not start.
+    /// Loads the models, prints the addresses, and serves until told to stop or until that is no longer possible. Fails
+    /// if the server cannot start.
     pub async fn run(self, config: &Config) -> Result<Ended, CliError> {
         let signals = Signals::listen().map_err(CliError::from_text)?;
         self.run_until(signals, config).await

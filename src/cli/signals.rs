@@ -32,11 +32,13 @@ pub(super) struct Signals {
 }
 
 impl Signals {
+    /// Catches both signals from now on. Fails if the system refuses a handler.
     pub fn listen() -> io::Result<Signals> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Signals { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
+    /// Waits for the next of the two signals.
     pub async fn next(&mut self) -> StopSignal {
         tokio::select! {
             _ = self.terminate.recv() => StopSignal::Terminate,

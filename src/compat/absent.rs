@@ -10,7 +10,7 @@ use std::path::Path;
 pub enum Opened {}
 
 impl Opened {
-    /// Always an error, which names the feature.
+    /// Always fails; the error names the feature.
     pub fn open(dir: &Path) -> Result<Opened, LoadError> {
         let named = of_folder(dir).unwrap_or_default();
         let what = format!(
@@ -20,12 +20,12 @@ impl Opened {
         Err(LoadError::Config { path: dir.join("config.json"), what })
     }
 
-    /// The folder.
+    /// The folder of the model.
     pub fn path(&self) -> &Path {
         match *self {}
     }
 
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub fn architecture(&self) -> &'static str {
         match *self {}
     }
@@ -45,7 +45,7 @@ impl Opened {
         match *self {}
     }
 
-    /// Identifies configuration and weights.
+    /// Identifies configuration and weights. Cannot fail: this build opens no such model.
     pub fn digest(&self) -> Result<String, LoadError> {
         match *self {}
     }
@@ -65,13 +65,13 @@ impl Opened {
         match *self {}
     }
 
-    /// The slots.
+    /// The slots. Cannot fail, as [`Opened::digest`].
     pub fn plan(&self, _slots: usize, _kv_memory: u64) -> Result<Plan, LoadError> {
         match *self {}
     }
 }
 
-/// Loads an opened model.
+/// Loads an opened model. Cannot fail, as [`Opened::digest`].
 pub fn load(opened: &Opened, _plan: Plan) -> Result<Box<dyn Runner>, LoadError> {
     match *opened {}
 }

@@ -13,7 +13,8 @@ use candle_nn::VarBuilder;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-/// Loads it with these slots, into the arena that the calling thread is in.
+/// Loads it with these slots, into the arena that the calling thread is in. Fails if a weight is missing or does not
+/// fit, if threads cannot start, or if the model's first step fails.
 pub fn load(opened: &Opened, plan: Plan) -> Result<Box<dyn Runner>, LoadError> {
     let bad = |what: String| LoadError::Config { path: opened.path().to_owned(), what };
     let threads = Threads::start().map_err(|e| bad(format!("its threads cannot start: {e}")))?;

@@ -22,7 +22,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens a Hugging Face folder of one of the table's architectures.
+    /// Opens a Hugging Face folder of one of the table's architectures. Fails if a file cannot be read or is damaged,
+    /// or if the model is not supported.
     pub fn open(dir: &Path) -> Result<Opened, LoadError> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path)
@@ -43,12 +44,12 @@ impl Opened {
         Ok(Opened { row, settings, folder: Folder::open(dir)?, vocab, longest })
     }
 
-    /// The folder.
+    /// The folder of the model.
     pub fn path(&self) -> &Path {
         self.folder.dir()
     }
 
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub fn architecture(&self) -> &'static str {
         self.row.name
     }
@@ -70,7 +71,7 @@ impl Opened {
         of("hidden_size").or(of("d_model")).unwrap_or(0) as usize
     }
 
-    /// Identifies configuration and weights: SHA-256 over their files.
+    /// Identifies configuration and weights: SHA-256 over their files. Fails if one of them cannot be read.
     pub fn digest(&self) -> Result<String, LoadError> {
         self.folder.digest()
     }
@@ -91,7 +92,8 @@ impl Opened {
         self.parameters() * 4
     }
 
-    /// So many slots within `kv_memory`, and as long as they can then be.
+    /// Plans this number of slots within `kv_memory` bytes, each as many tokens long as then fits. Fails if that is
+    /// less than two tokens, or if the sizes in the config do not tell.
     pub fn plan(&self, slots: usize, kv_memory: u64) -> Result<Plan, LoadError> {
         let bad = |what: &str| LoadError::Config {
             path: self.path().join("config.json"),

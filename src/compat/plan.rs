@@ -1,8 +1,8 @@
 //! How many sequences a model of the compatibility lane runs at a time, and how long they may be.
 
-/// Slots of a model unless the config says otherwise, and the most that it may say.
+/// Slots of a model unless the config says otherwise.
 pub const SLOTS: usize = 4;
-/// See [`SLOTS`].
+/// The most slots that the config may ask for.
 pub const SLOTS_MOST: usize = 16;
 
 /// What a model's slots are.

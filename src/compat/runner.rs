@@ -41,8 +41,8 @@ struct Slot {
 }
 
 impl CompatRunner {
-    /// A runner whose instances come from `make`. One is made and tried at once: a model that cannot compute a token
-    /// is refused when it is loaded.
+    /// A runner whose instances come from `make`. One is made and tried at once. Fails, with the reason, if it cannot
+    /// be made or cannot compute a token.
     pub fn new(
         make: Make,
         plan: Plan,

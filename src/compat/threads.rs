@@ -22,7 +22,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Starts them in the arena that the calling thread is in.
+    /// Starts them in the arena that the calling thread is in. Fails if the system refuses a thread.
     pub fn start() -> Result<Threads, String> {
         let here = arena::current();
         let threads = shared_pool().threads();

@@ -164,7 +164,8 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads a TOML file. Relative model paths are relative to the file's folder.
+    /// Reads a TOML file. Relative model paths are relative to the file's folder. Fails if the file cannot be read, is
+    /// not TOML, or has a key or value that is not valid.
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -177,7 +178,8 @@ impl Config {
         })
     }
 
-    /// Parses TOML text; `base` is what relative model paths are relative to.
+    /// Parses TOML text; `base` is what relative model paths are relative to. Fails if it is not TOML, or has a key or
+    /// value that is not valid.
     pub fn parse(text: &str, base: &Path) -> Result<Config, ConfigError> {
         raw::parse(text)?.resolve(base)
     }
@@ -197,7 +199,8 @@ impl Config {
         Err(ConfigError::Value { key: "server.listen", what })
     }
 
-    /// The demo: `tiny-v1` as stable, everything else at its default, and nothing kept on disk.
+    /// The demo: `tiny-v1` as stable, everything else at its default, and nothing kept on disk. Fails if no folder has
+    /// the demo's models.
     pub fn demo() -> Result<Config, ConfigError> {
         let config = raw::Raw::default().resolve(Path::new("."))?;
         Ok(Config { ledger: None, ..config })
@@ -205,7 +208,7 @@ impl Config {
 }
 
 /// The folder with the demo models: `models/` here, beside the program, or in the source tree it was built
-/// from.
+/// from. Fails if none of them has the models.
 pub fn demo_models() -> Result<PathBuf, ConfigError> {
     let exe = std::env::current_exe().ok();
     let folder = exe.as_deref().and_then(Path::parent);

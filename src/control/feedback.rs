@@ -32,6 +32,7 @@ pub(super) struct Authors {
 }
 
 impl Authors {
+    /// Notes who wrote the reply with this id. The oldest is forgotten when there are too many.
     pub fn remember(&mut self, id: String, author: Author) {
         if self.by_id.insert(id.clone(), (author, false)).is_none() {
             self.order.push_back(id);
@@ -48,6 +49,7 @@ impl Authors {
         if self.by_id.contains_key(id) { Vote::Uncounted } else { Vote::Unknown }
     }
 
+    /// Uses up the vote on the reply with this id; the first one counts.
     pub fn vote(&mut self, id: &str) -> Vote {
         match self.by_id.get_mut(id) {
             None => Vote::Unknown,

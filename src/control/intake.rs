@@ -72,7 +72,8 @@ pub struct OpenedModel {
     pub digest: String,
 }
 
-/// The folder or file that was meant, downloaded if it is a reference.
+/// The folder or file that was meant, downloaded if it is a reference. Fails if nothing is there, or if it cannot be
+/// downloaded.
 pub async fn resolve(path: &Path) -> Result<PathBuf, DeployError> {
     if hub::is_reference(path) {
         let reference = Reference::parse(&path.to_string_lossy())?;
@@ -90,7 +91,8 @@ pub async fn resolve(path: &Path) -> Result<PathBuf, DeployError> {
 }
 
 /// Opens weights and tokenizer and checks them against each other. Reads all of the weights once, for
-/// their digest; blocking. A `cancel` ends the trial of the chat template.
+/// their digest; blocking. A `cancel` ends the trial of the chat template. Fails if a file cannot be read or is
+/// damaged, or if the model, the tokenizer or the template is not supported.
 pub fn open(
     path: &Path,
     format: LoadFormat,
@@ -109,12 +111,12 @@ fn side_files(weights: &Source, codec: &Codec) -> Vec<FileRead> {
     codec.files().iter().cloned().chain(index).collect()
 }
 
-/// As [`open`], without reading the weights.
+/// As [`open`], without reading the weights. Fails as it does.
 pub fn look(path: &Path, format: LoadFormat) -> Result<(Source, Codec), DeployError> {
     look_with(path, format, TextOptions::default(), None)
 }
 
-/// As [`look`], with texts handled as `text` says.
+/// As [`look`], with texts handled as `text` says. Fails as [`open`] does.
 pub fn look_with(
     path: &Path,
     format: LoadFormat,

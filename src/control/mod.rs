@@ -270,7 +270,8 @@ impl Control {
         self.clock + lived.saturating_sub(self.idle.get().copied().unwrap_or(lived))
     }
 
-    /// Where a request goes. `draw` is uniform in [0, 1) and used when there is no key.
+    /// Where a request goes. `draw` is uniform in [0, 1) and used when there is no key. Fails if the arm that is pinned
+    /// is not loaded, or if none is.
     pub fn route(
         &self,
         key: Option<&str>,
@@ -288,7 +289,7 @@ impl Control {
         Ok(assignment)
     }
 
-    /// Stable, for a request that another model failed to serve. Never judged.
+    /// Stable, for a request that another model failed to serve. Never judged. Fails if stable is not loaded.
     pub fn fallback(&self) -> Result<Assignment, NoRoute> {
         self.routes.read().to(Arm::Stable, false)
     }
@@ -318,7 +319,7 @@ impl Control {
         self.notes.listen(seen)
     }
 
-    /// Remembers who wrote a reply, for votes on it and for its conversation being regenerated.
+    /// Remembers who wrote a reply, for votes on it and for its conversation (the hash) being regenerated.
     pub fn remember_author(&self, id: String, conversation: u64, assignment: &Assignment) {
         let Assignment { arm, stage, judged, origin, .. } = *assignment;
         let author = Author { arm, stage, judged, origin };
@@ -326,7 +327,7 @@ impl Control {
         self.retries.lock().answered(conversation, author, self.now());
     }
 
-    /// Charges an answer that is regenerated so soon.
+    /// Charges the answer to a conversation (its hash) that is regenerated so soon.
     pub fn regenerated(&self, conversation: u64) {
         let now = self.now();
         let again =
@@ -339,7 +340,8 @@ impl Control {
         }
     }
 
-    /// Takes a vote on a reply.
+    /// Takes a vote on a reply. Fails if its value is not from -1 to 1, if its comment is too long, or if no reply with
+    /// that id is remembered.
     pub fn feedback(&self, vote: &VoteGiven) -> Result<(), ControlError> {
         let value = vote.value;
         if !(-1.0..=1.0).contains(&value) {
@@ -375,7 +377,7 @@ impl Control {
         Ok(())
     }
 
-    /// Loads the stable model; the server is ready afterwards.
+    /// Loads the stable model; the server is ready afterwards. Fails if the model cannot be opened or loaded.
     pub async fn load_stable(&self, path: &Path) -> Result<Arc<Deployment>, ControlError> {
         let recorded =
             self.ledger.stable().filter(|model| same_place(Path::new(&model.path), path));
@@ -472,7 +474,7 @@ impl Control {
         self.feed(Event::Fault { arm, what });
     }
 
-    /// Whether requests can be served, or why not.
+    /// Whether requests can be served. Fails with the reason if not.
     pub fn ready(&self) -> Result<(), String> {
         if let Some(fault) = self.device_fault() {
             return Err(fault.to_owned());

@@ -45,6 +45,7 @@ pub struct Listener {
 }
 
 impl Notes {
+    /// Nothing kept, and nobody listening.
     pub fn new() -> Notes {
         Notes { kept: Mutex::default(), out: broadcast::channel(KEPT).0 }
     }

@@ -61,7 +61,9 @@ impl LoadOrder {
 }
 
 impl Control {
-    /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting.
+    /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting. Fails if another
+    /// canary is loaded or loading, if there is no stable model, or if the model cannot be loaded, was rejected before,
+    /// or can do less than stable; `order` may allow the latter two.
     pub async fn load_canary(
         self: &Arc<Self>,
         order: LoadOrder,
@@ -71,7 +73,8 @@ impl Control {
         task.await.map_err(|e| ControlError::Engine(e.to_string()))?
     }
 
-    /// Loads stable a second time and judges it against itself: what this machine's noise alone does.
+    /// Loads stable a second time and judges it against itself: what this machine's noise alone does. Fails as
+    /// [`Control::load_canary`] does.
     pub async fn self_test(
         self: &Arc<Self>,
         by: String,
@@ -304,13 +307,15 @@ impl Control {
         both.iter().flat_map(|one| self.ledger.held_against(one)).map(pardoned).collect()
     }
 
-    /// Carries out an order; returns when it is in force and written down.
+    /// Carries out an order; returns when it is in force and written down. Fails if the order does not apply
+    /// now, if its revision is missing or not the present one, or if the ledger does not write it in time.
     pub async fn order(&self, order: ConditionalOrder) -> Result<(), ControlError> {
         let done = self.give(order)?;
         self.wait(done).await
     }
 
-    /// Rolls back and waits until the canary's memory is back.
+    /// Rolls back and waits until the canary's memory is back. Fails as [`Control::order`] does, and if there is no
+    /// canary.
     pub async fn rollback(
         &self,
         by: String,

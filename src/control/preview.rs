@@ -53,8 +53,8 @@ pub struct ArmPreview {
 }
 
 impl Control {
-    /// What an order would do now, or why it would be refused. A revision is not needed; one that is named must
-    /// be the present one.
+    /// What an order would do now. A revision is not needed. Fails if the order would be refused, or if it names a
+    /// revision that is not the present one.
     pub fn preview(
         &self,
         ConditionalOrder { order, expect }: ConditionalOrder,

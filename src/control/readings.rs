@@ -40,7 +40,7 @@ impl DeviceMonitor {
 }
 
 impl Control {
-    /// Asks the device from now on, as long as there is anybody to tell.
+    /// Asks the device from now on, as long as there is anybody to tell. Fails if the system refuses a thread.
     pub fn watch_device(self: &Arc<Self>, read: ReadDevice) -> std::io::Result<()> {
         let control = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("serin-readings".to_owned());

@@ -24,7 +24,7 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    /// A conversation got an answer.
+    /// A conversation (its hash) got an answer, at `now` since the start.
     pub fn answered(&mut self, conversation: u64, author: Author, now: Duration) {
         self.answers.insert(conversation, Answer { author, at: now });
         self.order.push_back((conversation, now));

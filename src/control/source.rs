@@ -19,7 +19,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Opens a folder, a GGUF file, or a folder with one.
+    /// Opens a folder, a GGUF file, or a folder with one. Fails if a file cannot be read or is damaged, or if the model
+    /// is not supported.
     pub fn open(path: &Path, format: LoadFormat) -> Result<Source, LoadError> {
         let named = match format {
             LoadFormat::Auto if path.is_dir() => compat::of_folder(path),
@@ -37,7 +38,7 @@ impl Source {
         own.map_err(with_the_lane)
     }
 
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub fn architecture(&self) -> &'static str {
         match self {
             Source::Own(weights) => weights.config().architecture,
@@ -63,7 +64,7 @@ impl Source {
         self.own().is_some_and(Weights::is_dummy)
     }
 
-    /// Identifies configuration and weights.
+    /// Identifies configuration and weights. Fails if a file cannot be read.
     pub fn digest(&self) -> Result<String, LoadError> {
         match self {
             Source::Own(weights) => weights.digest(),
@@ -103,7 +104,7 @@ impl Source {
         }
     }
 
-    /// Longest sequence in tokens.
+    /// Longest sequence in tokens. Fails if a model of the compatibility lane does not fit into `config.kv_memory`.
     pub fn max_len(&self, config: &EngineConfig) -> Result<usize, LoadError> {
         match self {
             Source::Own(weights) => Ok(weights.config().max_len),
@@ -111,7 +112,8 @@ impl Source {
         }
     }
 
-    /// Tokens that the model's cache holds within its configuration; where memory is short, it may be fewer.
+    /// Tokens that the model's cache holds within its configuration; where memory is short, it may be fewer. Fails as
+    /// [`Source::max_len`] does.
     pub fn kv_tokens(&self, config: &EngineConfig) -> Result<usize, LoadError> {
         match self {
             Source::Own(weights) => Ok(kv_tokens(weights, config)),
@@ -119,7 +121,7 @@ impl Source {
         }
     }
 
-    /// What it is, in a line: layers, sizes, memory.
+    /// What it is, in a line: layers, sizes, memory. Fails as [`Source::max_len`] does.
     pub fn words(&self, config: &EngineConfig) -> Result<String, LoadError> {
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         let (architecture, weights) = (self.architecture(), mib(self.weight_bytes()));

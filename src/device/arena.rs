@@ -90,7 +90,7 @@ pub struct Entered<'a> {
 }
 
 impl Arena {
-    /// Opens an arena in a free slot.
+    /// Opens an arena in a free slot. Fails if all slots are taken, or if the system refuses the address space.
     pub fn open() -> Result<Arena, ArenaError> {
         reserve_zone()?;
         for (index, slot) in SLOT_TABLE.iter().enumerate() {

@@ -53,7 +53,7 @@ impl ModelPool {
         self.pool
     }
 
-    /// Free on the card before the pool was opened.
+    /// Bytes that were free on the card before the pool was opened.
     pub fn free_at_load(&self) -> u64 {
         self.free_at_load
     }

@@ -58,7 +58,7 @@ pub enum DeviceError {
 }
 
 impl DeviceChoice {
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    /// Parses `auto`, `cpu`, `cuda` or `cuda:N`; fails for anything else.
     pub fn parse(text: &str) -> Result<DeviceChoice, String> {
         let number =
             |n: &str| !n.is_empty() && n.len() < 4 && n.bytes().all(|b| b.is_ascii_digit());
@@ -73,7 +73,8 @@ impl DeviceChoice {
         }
     }
 
-    /// Opens it and lets it prove itself.
+    /// Opens the device, and runs a card's self-test. Fails if the named card cannot be opened, or if a kernel's answer
+    /// is wrong. `auto` falls back to the CPU where no card can be opened.
     pub fn open(&self) -> Result<Device, DeviceError> {
         let card = match self {
             DeviceChoice::Cpu => return Ok(Device::Cpu),

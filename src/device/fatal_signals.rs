@@ -33,7 +33,7 @@ pub fn exit_now(code: u8) -> ! {
 }
 
 /// From now on the number of a fatal signal is written into `note`, which stays open for the life of the
-/// process. Once: a later file takes the place of the one before.
+/// process. Once: a later file takes the place of the one before. Fails if the system refuses a handler.
 pub fn note_into(note: File) -> io::Result<()> {
     // The one before stays open: a handler on another thread may be about to write into it.
     NOTE.store(note.into_raw_fd(), Ordering::Release);

@@ -6,7 +6,7 @@
 use safetensors::tensor::TensorView;
 use std::path::Path;
 
-/// Maps a file for reading from front to back (to hash it, say).
+/// Maps a file for reading from front to back (to hash it, say). Fails if it cannot be opened or mapped.
 pub fn map_bytes(path: &Path) -> std::io::Result<memmap2::Mmap> {
     let file = std::fs::File::open(path)?;
     // SAFETY: the mapping is read-only and is dropped when the load ends; see the module's note.

@@ -50,7 +50,7 @@ const LEAST_RESERVE: u64 = 256 << 20;
 const RESERVE_SHARE: u64 = 32;
 
 impl FitRequest {
-    /// Grants as many of the wanted blocks as there is room for.
+    /// Grants as many of the wanted blocks as there is room for. Fails if that is fewer than the least.
     pub fn plan(self) -> Result<FitPlan, NoFit> {
         // A tiny card (an emulated one) would otherwise be all reserve.
         let reserve = (self.total / RESERVE_SHARE).max(LEAST_RESERVE.min(self.total / 8));
@@ -71,7 +71,7 @@ impl FitPlan {
         self.blocks.saturating_mul(self.request.block)
     }
 
-    /// Free once the model is loaded.
+    /// Bytes that are free once the model is loaded.
     pub fn free_after(&self) -> u64 {
         self.request.free - self.request.weights - self.cache() - self.request.scratch
     }

@@ -111,6 +111,7 @@ pub(super) struct Executor {
 }
 
 impl Executor {
+    /// An executor without lanes. Faults of lanes and of the device are sent to `faults`.
     pub fn new(commands: Receiver<Command>, faults: UnboundedSender<EngineFault>) -> Executor {
         Executor {
             commands,

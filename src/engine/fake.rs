@@ -34,7 +34,7 @@ pub struct FakeScript {
 }
 
 impl FakeScript {
-    /// Replies `reply` to everything, without delay or fault.
+    /// A model that replies with the ids `reply`, then `eos`, to everything, without delay or fault.
     pub fn replying(reply: &[u32], eos: u32, capacity: Capacity) -> FakeScript {
         FakeScript { capacity, reply: reply.to_vec(), eos, ..FakeScript::default() }
     }

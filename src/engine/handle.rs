@@ -61,7 +61,7 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Starts the executor thread. Faults arrive on the receiver.
+    /// Starts the executor thread. Faults arrive on the receiver. Fails if the system refuses the thread.
     pub fn start() -> Result<(EngineHandle, UnboundedReceiver<EngineFault>), EngineError> {
         let (commands, inbox) = mpsc::channel();
         let (faults, fault_inbox) = unbounded_channel();
@@ -81,7 +81,8 @@ impl EngineHandle {
     }
 
     /// Runs `make` on a loader thread, with its large allocations in a new arena, then installs the runner as
-    /// a new lane. After a failure nothing is left behind.
+    /// a new lane. Fails if `make` does or panics, if no arena is free, or if the executor has ended; nothing is left
+    /// behind then.
     pub async fn load<F>(&self, config: SchedulerConfig, make: F) -> Result<Loaded, EngineError>
     where
         F: FnOnce() -> Result<Box<dyn Runner>, LoadError> + Send + 'static,
@@ -106,32 +107,33 @@ impl EngineHandle {
         Ok(Loaded { lane, capacity, stats })
     }
 
-    /// Queues sequences on a lane. Results, including refusals, arrive as events of each sequence.
+    /// Queues sequences on a lane. Results, including refusals, arrive as events of each sequence. Fails if the
+    /// executor has ended.
     pub fn submit(&self, lane: LaneId, requests: Vec<SeqRequest>) -> Result<(), EngineError> {
         self.send(Command::Submit { lane, requests })
     }
 
     /// Sets the lane's turns per turn of a lane with share 1, while both have work. It starts at 1 and is
-    /// never less than a twentieth.
+    /// never less than a twentieth. Fails if the executor has ended.
     pub fn set_share(&self, lane: LaneId, share: f64) -> Result<(), EngineError> {
         self.send(Command::SetShare { lane, share })
     }
 
     /// Charges the sequences of all lanes by the measured step costs of this one, so that charges can be
-    /// compared between lanes.
+    /// compared between lanes. Fails if the executor has ended.
     pub fn set_reference(&self, lane: LaneId) -> Result<(), EngineError> {
         self.send(Command::SetReference { lane })
     }
 
     /// Makes each step of this lane take `factor` times as long, by a real wait: a known difference for tests of whatever
-    /// measures models.
+    /// measures models. Fails if the executor has ended.
     #[cfg(any(test, debug_assertions, feature = "testing"))]
     pub fn slow_down(&self, lane: LaneId, factor: f64) -> Result<(), EngineError> {
         self.send(Command::SlowDown { lane, factor })
     }
 
     /// Admits no more sequences, lets running ones finish for at most `grace`, drops the model and frees its
-    /// memory.
+    /// memory. Fails if there is no such lane or the executor has ended.
     pub async fn unload(&self, lane: LaneId, grace: Duration) -> Result<UnloadReport, EngineError> {
         let (reply, report) = oneshot::channel();
         self.send(Command::Unload { lane, grace, reply })?;
@@ -139,7 +141,7 @@ impl EngineHandle {
     }
 
     /// Reports that the device has failed; for callers that notice it outside a step. Every lane is
-    /// abandoned.
+    /// abandoned. Fails if the executor has ended.
     pub fn lose_device(&self, what: String) -> Result<(), EngineError> {
         self.send(Command::LoseDevice { what })
     }

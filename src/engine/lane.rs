@@ -153,6 +153,7 @@ pub(super) struct Draining {
 }
 
 impl Lane {
+    /// A lane without sequences. `resident_at_load`: bytes of the process that were resident before the model was loaded.
     pub fn new(
         id: LaneId,
         runner: Box<dyn Runner>,
@@ -183,6 +184,7 @@ impl Lane {
         lane
     }
 
+    /// Queues a request, or tells its sender why it is refused.
     pub fn submit(&mut self, request: SeqRequest) {
         let verdict = if self.failed {
             Err(Refusal::LaneFailed)
@@ -281,6 +283,7 @@ impl Lane {
         });
     }
 
+    /// Updates the lane's figures, which others read.
     pub fn publish(&mut self) {
         let (scheduler, usage) = (&self.scheduler, self.arena.usage());
         let (blocks, totals) = (scheduler.blocks(), scheduler.totals());

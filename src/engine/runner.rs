@@ -24,7 +24,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Longest sequence that fits both the model and the KV cache.
+    /// Longest sequence in tokens that fits both the model and the KV cache.
     pub fn longest(&self) -> usize {
         self.max_len.min(self.blocks * self.block_size)
     }
@@ -254,6 +254,7 @@ impl Results {
         self.done.resize(before + owed, Sampled::Failed(why.to_owned()));
     }
 
+    /// Carries out a task on one row of logits, `[vocab]`, which are overwritten.
     pub fn take(&mut self, logits: &mut [f32], task: RowTask<'_>) {
         match task {
             RowTask::Sample(draw) => {

@@ -176,7 +176,8 @@ impl Scheduler {
         self.waiting.push_back(Sequence::new(request));
     }
 
-    /// Whether a request can be queued, or why not.
+    /// Whether a request can be queued. Fails if its prompt is empty, too long or has an unknown token, or if the queue
+    /// is full.
     pub fn check(&self, request: &SeqRequest) -> Result<(), Refusal> {
         let (len, longest) = (request.prompt.len(), self.capacity.longest());
         let vocab = self.capacity.vocab;

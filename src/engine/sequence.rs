@@ -224,7 +224,7 @@ impl Sequence {
     }
 
     /// Appends a sampled token, and those that its guide forces after it; sends them to the caller. Returns the finish
-    /// reason if the sequence has ended.
+    /// reason if the sequence has ended. Fails if the guide cannot go on.
     pub fn push(
         &mut self,
         id: u32,

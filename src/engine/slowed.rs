@@ -22,7 +22,7 @@ pub(super) struct Slowed {
 }
 
 impl Slowed {
-    /// `factor`: at least 1.
+    /// Makes steps take `factor` times as long; less than 1 counts as 1.
     pub fn new(factor: f64) -> Slowed {
         Slowed { factor: factor.max(1.0), ended: None, too_long: Duration::ZERO }
     }

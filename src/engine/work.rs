@@ -33,7 +33,7 @@ impl Load {
         }
     }
 
-    /// All rows of a step.
+    /// The load of all rows of a step.
     pub fn of_batch(batch: &Batch) -> Load {
         let rows = batch.rows.iter().map(|row| Load::of_row(row.len, row.context));
         rows.fold(Load::default(), Load::and)

@@ -122,7 +122,8 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Debug, Clone)]
 pub struct Route(pub String);
 
-/// Why a route is closed to a request; `Ok`: it is open, to the owner of a key or to anybody.
+/// Whether a route is open to a request: to the owner of the key that is returned, or to anybody. Fails if it is closed
+/// to it.
 pub fn check(
     access: &Access,
     table: &[(&str, Needs)],

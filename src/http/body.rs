@@ -90,7 +90,8 @@ pub struct Received {
     _room: Option<Room>,
 }
 
-/// Receives a body of at most `limit` bytes.
+/// Receives a body of at most `limit` bytes. Fails if it is longer, comes too slowly, breaks off, or if too many large
+/// ones are arriving.
 pub async fn receive(mut body: Body, limit: usize, intake: &Intake) -> Result<Received, WireError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
@@ -135,7 +136,8 @@ async fn refuse(body: Body, limit: usize) -> WireError {
 }
 
 impl Received {
-    /// Parses a JSON object, to be read field by field; a large one is parsed at low priority.
+    /// Parses a JSON object, to be read field by field; a large one is parsed at low priority. Fails if it is not a
+    /// JSON object.
     pub async fn fields(self) -> Result<Fields, WireError> {
         if self.bytes.len() <= SMALL {
             return Fields::parse(&self.bytes);
@@ -146,12 +148,13 @@ impl Received {
     }
 }
 
-/// Receives a JSON object, to be read field by field.
+/// Receives a JSON object, to be read field by field. Fails as [`receive`] and [`Received::fields`] do.
 pub async fn fields(state: &AppState, body: Body) -> Result<Fields, WireError> {
     receive(body, state.body_limit, &state.intake).await?.fields().await
 }
 
-/// Receives a JSON object of a known type; an empty body is an empty object.
+/// Receives a JSON object of a known type; an empty body is an empty object. Fails as [`receive`] does, and if the body
+/// is not of that type.
 pub async fn typed<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, WireError> {
     // Operators' orders are short and wait for nothing.
     let Received { bytes, .. } = receive(body, limit.min(SMALL), &Intake::new(0)).await?;

@@ -31,10 +31,12 @@ static RUNTIME: LazyLock<Option<Runtime>> = LazyLock::new(|| {
 pub(super) struct Bulky(AtomicBool);
 
 impl Bulky {
+    /// Notes whether the connection is sending a large body.
     pub fn set(&self, bulky: bool) {
         self.0.store(bulky, Ordering::Relaxed);
     }
 
+    /// Whether the connection is sending a large body.
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }

@@ -20,7 +20,7 @@ pub struct Recorded {
     recorded: bool,
 }
 
-/// `POST /v1/feedback`.
+/// Serves `POST /v1/feedback`. Fails if the body is not valid, or if no reply with its id is remembered.
 pub async fn record(State(state): State<AppState>, body: Body) -> Result<Json<Recorded>, ApiError> {
     let mut fields = body::fields(&state, body).await?;
     let vote = vote(&mut fields)?;

@@ -96,7 +96,8 @@ pub struct AppState {
     pub recorder: Option<Recorder>,
 }
 
-/// How a body would be parsed, or the error response to it; for external checks without a server.
+/// How a body would be parsed; for external checks without a server. Fails with the response that its client would get:
+/// HTTP status and body.
 #[doc(hidden)]
 pub fn understand(
     chat: bool,

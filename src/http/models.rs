@@ -50,7 +50,7 @@ pub enum EitherModel {
     OfMessages(messages::Model),
 }
 
-/// `GET /v1/models`.
+/// Serves `GET /v1/models`.
 pub async fn list(State(state): State<AppState>, headers: HeaderMap) -> Json<EitherList> {
     let data = models(&state.gateway.control().models());
     Json(match messages::asks(&headers) {
@@ -59,7 +59,7 @@ pub async fn list(State(state): State<AppState>, headers: HeaderMap) -> Json<Eit
     })
 }
 
-/// `GET /v1/models/{id}`.
+/// Serves `GET /v1/models/{id}`. Fails if no model has this name.
 pub async fn one(
     State(state): State<AppState>,
     headers: HeaderMap,

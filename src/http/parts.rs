@@ -68,7 +68,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Begins an answer of so many replies; `look` says what they are parsed for.
+    /// Begins an answer of `replies` replies; `look` says what they are parsed for.
     pub fn new(replies: u32, look: Look, one_call: bool) -> Parts {
         let mut parts = Parts { look, parsed: Vec::new(), replies, one_call };
         parts.begin(&Manner::default());

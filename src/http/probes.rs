@@ -26,7 +26,7 @@ pub async fn live() -> Json<Alive> {
     Json(Alive { status: "ok" })
 }
 
-/// `GET /readyz` and `GET /health`: whether requests can be served, or why not.
+/// Serves `GET /readyz` and `GET /health`: whether requests can be served. Fails with the reason if not.
 pub async fn ready(
     State(state): State<AppState>,
     lifecycle: Option<Extension<Lifecycle>>,
@@ -38,7 +38,7 @@ pub async fn ready(
     ready.map(|()| Json(Alive { status: "ok" })).map_err(|reason| ApiError::not_ready(&reason))
 }
 
-/// `GET /version`.
+/// Serves `GET /version`.
 pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION") })
 }

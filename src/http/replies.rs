@@ -25,7 +25,7 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Starts all requests with `generate`; if one is refused, all are dropped.
+    /// Starts all requests with `generate`. Fails if one of them does, and drops all then, or if there is none.
     pub async fn start<F>(
         requests: Vec<GenerateRequest>,
         n: u32,

@@ -218,7 +218,7 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, text).code("internal_error")
     }
 
-    /// An unknown path.
+    /// The answer to a request for an unknown path.
     pub fn no_route(method: &str, path: &str) -> ApiError {
         let text = format!("Unknown request URL: {method} {path}.");
         ApiError::new(StatusCode::NOT_FOUND, INVALID, text).code("unknown_url")

@@ -63,7 +63,7 @@ pub struct Rendered {
     prompt: String,
 }
 
-/// `POST /tokenize`.
+/// Serves `POST /tokenize`. Fails if the body is not valid, if stable is not loaded, or if it cannot read the prompt.
 pub async fn tokenize(State(state): State<AppState>, body: Body) -> Result<Json<Tokens>, ApiError> {
     let mut fields = body::fields(&state, body).await?;
     let models = state.gateway.control().models();
@@ -105,7 +105,7 @@ pub(super) async fn count(
     count.map_err(|error| ApiError::named(&error, &names))
 }
 
-/// `POST /detokenize`.
+/// Serves `POST /detokenize`. Fails if the body is not valid, if stable is not loaded, or if it has no such token.
 pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Json<Text>, ApiError> {
     let mut fields = body::fields(&state, body).await?;
     check_model(&mut fields, &state.gateway.control().models().name)?;
@@ -117,7 +117,8 @@ pub async fn detokenize(State(state): State<AppState>, body: Body) -> Result<Jso
     Ok(Json(Text { prompt: text.clone(), content: text }))
 }
 
-/// `POST /apply-template`.
+/// Serves `POST /apply-template`. Fails if the body is not valid, if stable is not loaded, or if its template does not
+/// take the conversation.
 pub async fn apply_template(
     State(state): State<AppState>,
     body: Body,

@@ -117,7 +117,7 @@ impl Whole {
         self.choices.get_mut(index as usize)
     }
 
-    /// The answer as JSON.
+    /// The answer as JSON. Fails if it cannot be written as JSON.
     pub fn json(self) -> Result<Value, serde_json::Error> {
         let Whole { head, served, choices, usage, .. } = self;
         let numbered = (0u32..).zip(best(choices, head.n, head.kept));

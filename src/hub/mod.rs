@@ -177,7 +177,7 @@ pub struct Hub {
 
 impl Hub {
     /// Configured from the environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`,
-    /// `HF_HUB_OFFLINE`.
+    /// `HF_HUB_OFFLINE`. Fails if no variable tells where the cache is, or as [`Hub::new`] does.
     pub fn from_env() -> Result<Hub, HubError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
@@ -197,7 +197,8 @@ impl Hub {
         Hub::new(endpoint, token.filter(|t| !t.is_empty()), cache, offline)
     }
 
-    /// A hub at `endpoint` with its cache in `cache`.
+    /// A hub at `endpoint` with its cache in `cache`. Fails if the endpoint is no URL, or if no HTTP client can be set
+    /// up.
     pub fn new(
         endpoint: String,
         token: Option<String>,
@@ -209,7 +210,8 @@ impl Hub {
         Ok(Hub { endpoint, token, cache: Cache::new(cache), offline, wire })
     }
 
-    /// The folder, or the single file, of a reference; missing files are downloaded.
+    /// The folder, or the single file, of a reference; missing files are downloaded. Fails if the hub refuses or does
+    /// not answer and the cache lacks them, if the reference matches no files, or if a file cannot be written.
     pub async fn fetch(&self, reference: &Reference) -> Result<PathBuf, HubError> {
         let listing = match self.offline {
             true => None,

@@ -26,8 +26,8 @@ pub fn is_reference(path: &Path) -> bool {
 }
 
 impl Reference {
-    /// Takes a reference apart. [`HubError::Reference`] if it does not begin with `hf:`, or a part has
-    /// other characters than allowed.
+    /// Takes a reference apart. Fails with [`HubError::Reference`] if it does not begin with `hf:`, or a part has other
+    /// characters than allowed.
     pub fn parse(text: &str) -> Result<Reference, HubError> {
         let bad = |what| HubError::Reference { text: text.to_owned(), what };
         let rest = text.strip_prefix(SCHEME).ok_or_else(|| bad("it does not begin with hf:"))?;

@@ -26,7 +26,7 @@ pub enum Bodies {
     Expanded,
 }
 
-/// Writes the rows in order; returns their number.
+/// Writes the rows in order; returns their number. Fails if the ledger cannot be read or is damaged, or if `out` fails.
 pub fn export(reader: &Reader, bodies: Bodies, out: &mut impl Write) -> Result<u64, LedgerError> {
     let view = reader.view();
     let sqlite = |error| view.sqlite(error);

@@ -56,7 +56,8 @@ pub struct Recorded {
 }
 
 impl Reader {
-    /// Opens the ledger at `path`, which must exist.
+    /// Opens the ledger at `path`, which must exist. Fails if there is no file, or if it is no ledger that this build
+    /// reads.
     pub fn open(path: &Path) -> Result<Reader, LedgerError> {
         Ok(Reader { path: path.to_owned(), conn: connect_to_read(path)? })
     }
@@ -65,32 +66,32 @@ impl Reader {
         View { conn: &self.conn, path: &self.path }
     }
 
-    /// The end of the chain: this is the hash to keep elsewhere.
+    /// The end of the chain: this is the hash to keep elsewhere. Fails if the ledger cannot be read or is damaged.
     pub fn head(&self) -> Result<Head, LedgerError> {
         Ok(self.view().end()?.0)
     }
 
-    /// The state after the last entry.
+    /// The state after the last entry. Fails as [`Reader::head`] does.
     pub fn state(&self) -> Result<State, LedgerError> {
         Ok(self.view().end()?.1)
     }
 
-    /// At most `limit` entries after row `after`, in order.
+    /// At most `limit` entries after row `after`, in order. Fails as [`Reader::head`] does.
     pub fn entries(&self, after: u64, limit: usize) -> Result<Vec<Kept>, LedgerError> {
         self.view().entries(after, u64::MAX, limit)
     }
 
-    /// The last `limit` entries before row `before`, in order.
+    /// The last `limit` entries before row `before`, in order. Fails as [`Reader::head`] does.
     pub fn last(&self, before: u64, limit: usize) -> Result<Vec<Kept>, LedgerError> {
         self.view().last(before, limit)
     }
 
-    /// All rollouts, oldest first.
+    /// All rollouts, oldest first. Fails as [`Reader::head`] does.
     pub fn rollouts(&self) -> Result<Vec<Recorded>, LedgerError> {
         self.view().rollouts()
     }
 
-    /// The rollout of that id.
+    /// The rollout of that id. Fails if there is none, or as [`Reader::head`] does.
     pub fn rollout(&self, id: &str) -> Result<Recorded, LedgerError> {
         let found = self.rollouts()?.into_iter().rev().find(|one| one.opening.rollout == id);
         let missing = || LedgerError::NoRollout { path: self.path.clone(), rollout: id.to_owned() };

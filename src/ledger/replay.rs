@@ -63,7 +63,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Feeds the events to the machine.
+/// Feeds the events to the machine, each at its own time. Fails at the first event that is an error.
 pub fn replay(
     mut rollout: Rollout,
     events: impl Iterator<Item = Result<(Duration, Event), LedgerError>>,
@@ -112,7 +112,8 @@ pub fn compare(recorded: &[Decision], replayed: &[Decision]) -> Comparison {
 }
 
 impl Reader {
-    /// Replays a rollout by its own policy, and compares the decisions.
+    /// Replays a rollout by its own policy, and compares the decisions. Fails if the journal cannot be read or is
+    /// damaged.
     pub fn replay(&self, of: &Recorded) -> Result<(Replayed, Comparison), LedgerError> {
         let machine = Rollout::after_epoch(of.opening.policy.clone(), of.opening.epoch);
         let replayed = replay(machine, self.journal(of))?;
@@ -121,7 +122,7 @@ impl Reader {
     }
 
     /// Judges a rollout's traffic by another policy, with a tick every `grid`. What kind of change the canary is, is
-    /// what its operator said then.
+    /// what its operator said then. Fails if the journal cannot be read or is damaged.
     pub fn rejudge(
         &self,
         of: &Recorded,
@@ -136,7 +137,7 @@ impl Reader {
 }
 
 /// Feeds the recorded events to a machine with another policy. A second machine with the recorded policy runs
-/// along, to tell which stage was current.
+/// along, to tell which stage was current. Fails at the first event that is an error.
 pub fn rejudge(
     recorded: Rollout,
     judged: Rollout,

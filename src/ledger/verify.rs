@@ -41,7 +41,8 @@ pub struct Problem {
 
 impl Reader {
     /// Verifies the whole ledger. With `expected`, also checks that the chain contains that head, which was
-    /// noted earlier and kept elsewhere.
+    /// noted earlier and kept elsewhere. Fails if the ledger cannot be read; what is wrong with its content is in the
+    /// result.
     pub fn verify(&self, expected: Option<&Head>) -> Result<Verification, LedgerError> {
         let view = self.view();
         // One read transaction, so that a server that writes at the same time does not disturb it.

@@ -101,7 +101,8 @@ impl Ledger {
     /// Opens the ledger at `path`, creates it if there is none, and returns the state at the last stop.
     ///
     /// It replays the journal of a rollout that was running, so it takes time in proportion to the journal's
-    /// length. If the rollout can continue, its journal continues too.
+    /// length. If the rollout can continue, its journal continues too. Fails if the file cannot be opened or created,
+    /// belongs to something else or to another process, or is damaged.
     pub fn open(
         path: &Path,
         options: Options,
@@ -164,7 +165,7 @@ impl Ledger {
         self.shared.health.subscribe()
     }
 
-    /// The same ledger, opened for reading.
+    /// The same ledger, opened for reading. Fails as [`Reader::open`] does.
     pub fn reader(&self) -> Result<Reader, LedgerError> {
         Reader::open(&self.path)
     }
@@ -192,7 +193,8 @@ impl Drop for Ledger {
 pub struct Ticket(oneshot::Receiver<Result<Head, LedgerError>>);
 
 impl Ticket {
-    /// Blocks until it is done. Must not be called from async code: await it there.
+    /// Blocks until it is done. Must not be called from async code: await it there. Fails if it could not be written,
+    /// or if the ledger has been closed.
     pub fn wait(self) -> Result<Head, LedgerError> {
         self.0.blocking_recv().unwrap_or_else(|_| Err(gone()))
     }

@@ -28,7 +28,7 @@ pub struct KvPlan {
 }
 
 impl KvPlan {
-    /// A cache in f32.
+    /// A cache in f32 of `blocks` blocks of `block_size` tokens.
     pub fn exact(blocks: usize, block_size: usize) -> KvPlan {
         KvPlan { blocks, block_size, kind: KvKind::F32 }
     }
@@ -58,7 +58,7 @@ const NAMES: [(&str, KvChoice); 5] = [
 ];
 
 impl KvChoice {
-    /// `auto`, `f16`, `f32`, `i8` or `fp8`.
+    /// Parses `auto`, `f16`, `f32`, `i8` or `fp8`; fails for anything else.
     pub fn parse(text: &str) -> Result<KvChoice, String> {
         let found = NAMES.iter().find(|(name, _)| *name == text);
         found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -154,7 +154,8 @@ struct Rows {
 }
 
 impl Decoder {
-    /// Takes the weights from `source` and allocates a KV cache.
+    /// Takes the weights from `source` and allocates a KV cache. Fails if a tensor is missing, has another
+    /// shape, holds NaN or infinity, or cannot be packed.
     pub fn load(source: &Weights, kv: KvPlan) -> Result<Decoder, LoadError> {
         let config = source.config().clone();
         let tied = source.is_tied()?;

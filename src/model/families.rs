@@ -109,7 +109,7 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.architecture)
 }
 
-/// The family of an architecture, or an error that lists the supported ones.
+/// The family of an architecture. Fails if it is not supported; the error lists those that are.
 pub fn named(architecture: &str) -> Result<&'static Family, String> {
     FAMILIES.iter().find(|family| family.architecture == architecture).ok_or_else(|| {
         let all: Vec<&str> = supported().collect();

@@ -49,17 +49,17 @@ impl SharedGuide {
         SharedGuide(Mutex::new(guide))
     }
 
-    /// As [`Guide::mask`].
+    /// The tokens that may come next, as [`Guide::mask`] says. Fails if the guide cannot go on.
     pub fn mask(&self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
         arena::outside(|| self.0.lock().mask())
     }
 
-    /// As [`Guide::take`].
+    /// Takes the next token of the reply, as [`Guide::take`] does. Fails if the guide cannot go on.
     pub fn take(&self, id: u32) -> Result<Taken, GuideFailed> {
         arena::outside(|| self.0.lock().take(id))
     }
 
-    /// As [`Guide::forced`].
+    /// The tokens that must come next, as [`Guide::forced`] says.
     pub fn forced(&self) -> Vec<u32> {
         arena::outside(|| self.0.lock().forced())
     }

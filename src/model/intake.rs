@@ -62,7 +62,8 @@ impl Prefix {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face folder with one `model.safetensors` or a sharded set.
+    /// Opens a Hugging Face folder with one `model.safetensors` or a sharded set. Fails if a file cannot be read or is
+    /// damaged, or if the model is not supported.
     pub fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
         Ok(Checkpoint { config: ModelConfig::read(dir)?, folder: Folder::open(dir)? })
     }
@@ -72,14 +73,15 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The same, apart.
+    /// Takes the checkpoint apart: configuration and weights.
     pub fn into_parts(self) -> (ModelConfig, Folder) {
         (self.config, self.folder)
     }
 }
 
 impl Folder {
-    /// Maps the weight files of a Hugging Face folder and checks their headers.
+    /// Maps the weight files of a Hugging Face folder and checks their headers. Fails if there are none, or if one
+    /// cannot be read or is damaged.
     pub fn open(dir: &Path) -> Result<Folder, LoadError> {
         let (files, index) = weight_files(dir)?;
         for path in &files {
@@ -91,7 +93,7 @@ impl Folder {
         Ok(Folder { dir: dir.to_owned(), files, index, weights, prefix })
     }
 
-    /// SHA-256 over config.json and the weight files, in hex.
+    /// SHA-256 over config.json and the weight files, in hex. Fails if one of them cannot be read.
     pub fn digest(&self) -> Result<String, LoadError> {
         let config = std::iter::once(self.dir.join("config.json"));
         digest_files(&config.chain(self.files.iter().cloned()).collect::<Vec<_>>())
@@ -112,7 +114,7 @@ impl Folder {
         self.weights.get(&self.prefix.apply(name)).is_some()
     }
 
-    /// Type and shape of one tensor.
+    /// Type and shape of one tensor. Fails if the folder has no such tensor, or if its type is not supported.
     pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
         self.view(name).map(|(kind, view)| (kind, view.shape().to_vec()))
     }
@@ -124,7 +126,7 @@ impl Folder {
         known.map(|(kind, view)| (kind, view.shape().to_vec())).collect()
     }
 
-    /// A tensor as it is in the mapped file.
+    /// A tensor as it is in the mapped file. Fails as [`Folder::plan`] does.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>, LoadError> {
         let (kind, view) = self.view(name)?;
         let (shape, bytes) = (view.shape().to_vec(), Cow::Borrowed(view.data()));

@@ -17,7 +17,8 @@ pub struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    /// Allocates room for all of `matrices`; they need not have been read yet.
+    /// Allocates room for all of `matrices`; they need not have been read yet. Fails if one is missing or cannot be
+    /// packed, or if the memory cannot be had.
     pub fn new(
         source: &'a Weights,
         matrices: impl IntoIterator<Item = Wanted>,
@@ -33,7 +34,7 @@ impl<'a> Packer<'a> {
         Ok(Packer { source, store, pool: Pool::new((Pool::cores() / 2).max(1)) })
     }
 
-    /// A vector: a norm's weights or a bias.
+    /// A vector of `len` numbers: a norm's weights or a bias. Fails as [`Weights::values`] does.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         self.source.values(name, &[len])
     }
@@ -50,7 +51,8 @@ impl<'a> Packer<'a> {
         Ok(packed)
     }
 
-    /// A projection of `wanted`, whose names end in `.weight`, and their biases.
+    /// A projection of `wanted`, whose names end in `.weight`, and their biases. Fails if one of them is missing,
+    /// has another shape, or holds NaN or infinity.
     pub fn projection(&mut self, wanted: &[Wanted], bias: bool) -> Result<Projection, LoadError> {
         let mut parts = Vec::with_capacity(wanted.len());
         let mut biases = Vec::new();

@@ -30,7 +30,7 @@ pub struct Score {
     pub all: Option<Box<[f32]>>,
 }
 
-/// The log of the sum over `exp(logits)`: subtracting it from a logit gives its log-probability.
+/// The log of the sum over `exp(logits)`, `[vocab]`: subtracting it from a logit gives its log-probability.
 pub fn normaliser(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|l| f64::from(*l - max).exp()).sum();
@@ -61,7 +61,8 @@ fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// The log-probabilities at the position where `token` was sampled, from finite logits that include it.
+/// The log-probabilities at the position where `token` was sampled, and the `k` largest, from finite logits, `[vocab]`,
+/// that include it.
 pub fn at(logits: &[f32], token: u32, k: usize) -> Logprobs {
     let normaliser = normaliser(logits);
     let token = (f64::from(logits[token as usize]) - normaliser) as f32;

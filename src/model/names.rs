@@ -14,10 +14,12 @@ pub(super) struct Names<'a> {
 }
 
 impl Names<'_> {
+    /// The embedding: `[vocab, hidden]`.
     pub fn embedding(config: &ModelConfig) -> Wanted {
         (layout::EMBEDDING.to_owned(), [config.vocab, config.hidden])
     }
 
+    /// The output head: `[vocab, hidden]`.
     pub fn head(config: &ModelConfig) -> Wanted {
         (layout::HEAD.to_owned(), [config.vocab, config.hidden])
     }
@@ -27,22 +29,26 @@ impl Names<'_> {
         [self.qkv(), self.out(), self.gate_up(), self.down()]
     }
 
+    /// Queries, keys and values: three matrices, or one where the family stores them fused.
     pub fn qkv(self) -> Vec<Wanted> {
         let c = self.config;
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         self.wanted(c.layout.qkv, &[q, kv, kv], c.hidden)
     }
 
+    /// The projection of attention's output.
     pub fn out(self) -> Vec<Wanted> {
         let c = self.config;
         self.wanted(&[c.layout.out], &[c.hidden], c.heads * c.head_dim)
     }
 
+    /// Gate and up of the feed-forward part: two matrices, or one where the family stores them fused.
     pub fn gate_up(self) -> Vec<Wanted> {
         let c = self.config;
         self.wanted(c.layout.mlp.gate_up, &[c.intermediate, c.intermediate], c.hidden)
     }
 
+    /// The feed-forward part's last matrix.
     pub fn down(self) -> Vec<Wanted> {
         let c = self.config;
         self.wanted(&[c.layout.mlp.down], &[c.hidden], c.intermediate)

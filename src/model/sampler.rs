@@ -122,7 +122,7 @@ impl<'a> Draw<'a> {
     }
 
     /// The tokens that may be drawn: those that the guide and the request's list both allow, or, if there are none,
-    /// those of the guide. `None`: all.
+    /// those of the guide. `None`: all. Fails if the guide cannot go on.
     pub fn mask(&self) -> Result<Option<Arc<TokenMask>>, GuideFailed> {
         let listed = self.params.rules.as_ref().and_then(|rules| rules.allowed.clone());
         let Some(guided) = self.guide.map_or(Ok(None), SharedGuide::mask)? else {
@@ -144,7 +144,7 @@ pub enum SampleError {
     Guide(#[from] GuideFailed),
 }
 
-/// Like [`sample`], with the requested log-probabilities.
+/// Chooses the next token as [`sample`] does, and returns the requested log-probabilities. Fails as it does.
 pub fn sample_with_logprobs(
     logits: &mut [f32],
     draw: &Draw<'_>,
@@ -157,7 +157,8 @@ pub fn sample_with_logprobs(
     Ok((id, Some(Box::new(logprobs::at(&own, id, k.into())))))
 }
 
-/// Chooses the next token from `logits`, `[vocab]`, which are overwritten.
+/// Chooses the next token from `logits`, `[vocab]`, which are overwritten. Fails if one of them is NaN or infinite, or
+/// if the guide cannot go on.
 pub fn sample(logits: &mut [f32], draw: &Draw<'_>) -> Result<u32, SampleError> {
     let (params, isa) = (draw.params, Isa::best());
     let mut largest = ops::largest(isa, logits).ok_or(SampleError::NonFinite)?;

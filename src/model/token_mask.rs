@@ -13,7 +13,7 @@ pub struct TokenMask {
 }
 
 impl TokenMask {
-    /// From words of 32 ids each; the lowest bit of a word is its first id.
+    /// The set that words of 32 ids each describe; the lowest bit of a word is its first id.
     pub fn of_words(words: Vec<u32>) -> TokenMask {
         TokenMask { words }
     }

@@ -31,7 +31,7 @@ pub enum LoadFormat {
 }
 
 impl LoadFormat {
-    /// `auto`, `dummy`, or `dummy:` and a format such as `q4_k_m`.
+    /// Parses `auto`, `dummy`, or `dummy:` and a format such as `q4_k_m`; fails for anything else.
     pub fn parse(text: &str) -> Result<LoadFormat, String> {
         match text.split_once(':') {
             None if text == "auto" => Ok(LoadFormat::Auto),
@@ -58,7 +58,8 @@ enum Form {
 }
 
 impl Weights {
-    /// Opens a folder, a GGUF file, or a folder that holds exactly one. A refusal names what would load instead.
+    /// Opens a folder, a GGUF file, or a folder that holds exactly one. Fails if a file cannot be read or is damaged,
+    /// or if the model is not supported; the error names what would load instead.
     pub fn open(path: &Path, format: LoadFormat) -> Result<Weights, LoadError> {
         Self::open_this(path, format).map_err(|error| or_beside(path, error))
     }
@@ -108,7 +109,8 @@ impl Weights {
         matches!(self.form, Form::Dummy(_))
     }
 
-    /// Identifies configuration and weights: SHA-256 over their files, or a note that it is a dummy.
+    /// Identifies configuration and weights: SHA-256 over their files, or a note that it is a dummy. Fails if a file
+    /// cannot be read.
     pub fn digest(&self) -> Result<String, LoadError> {
         match &self.form {
             Form::Folder(folder) => folder.digest(),
@@ -164,7 +166,7 @@ impl Weights {
         }
     }
 
-    /// The type of a tensor as stored.
+    /// The type of a tensor as stored. Fails if there is no such tensor, or if its type is not supported.
     pub fn kind(&self, name: &str) -> Result<Kind, LoadError> {
         match &self.form {
             Form::Folder(folder) => folder.plan(name).map(|(kind, _)| kind),
@@ -173,8 +175,8 @@ impl Weights {
         }
     }
 
-    /// A tensor as stored. Other shapes and non-finite values are errors. The caller must call
-    /// [`Weights::consumed`] after copying it.
+    /// A tensor as stored. The caller must call [`Weights::consumed`] after copying it. Fails if it is missing, has
+    /// another shape, or holds NaN or infinity.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
         let stored = match &self.form {
             Form::Folder(folder) => folder.stored(name),
@@ -214,7 +216,8 @@ impl Weights {
     }
 
     /// Whether the embedding is also the output head: there is no other, or the config says so and the other is the
-    /// same. A head that differs although it is said to be tied is used: it is what was trained.
+    /// same. A head that differs although it is said to be tied is used: it is what was trained. Fails as
+    /// [`Weights::stored`] does for these two.
     pub fn is_tied(&self) -> Result<bool, LoadError> {
         if !self.has(layout::HEAD) {
             return Ok(true);
@@ -238,7 +241,7 @@ impl Weights {
         Ok(same)
     }
 
-    /// A tensor in f32; meant for small ones.
+    /// A tensor in f32; meant for small ones. Fails as [`Weights::stored`] does.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let stored = self.stored(name, shape)?;
         let mut out = vec![0.0; shape.iter().product()];

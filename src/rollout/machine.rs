@@ -103,9 +103,9 @@ impl Rollout {
     /// Processes one event at time `now` since the caller's origin. The actions have to be carried out in the
     /// order given.
     ///
-    /// Outcomes, votes, retries, faults, throttling and ticks never return an error, and do nothing unless a
-    /// rollout runs. If `now` goes back, no time has passed. An error leaves the state unchanged, and so does
-    /// a tick that returns no action.
+    /// Fails if a rollout cannot start or an operator's order does not apply now; the state is unchanged then, as it is
+    /// after a tick that returns no action. All other events do nothing unless a rollout runs. If `now` goes back, no
+    /// time has passed.
     pub fn step(&mut self, now: Duration, event: Event) -> Result<Vec<Action>, StepError> {
         let running = matches!(self.phase, Phase::Running { .. });
         match event {

@@ -99,7 +99,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// A judged outcome of a request that was drawn on its own and never ran.
+    /// A judged outcome, in this stage epoch, of a request that was drawn on its own and never ran.
     pub fn new(arm: Arm, class: Class, stage: u64) -> Outcome {
         Outcome {
             arm,

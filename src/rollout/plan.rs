@@ -302,7 +302,8 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Checks the fields against each other and against their ranges; the error names the first invalid one.
+    /// Checks the fields against each other and against their ranges. Fails if one is not valid; the error names the
+    /// first.
     pub fn validate(&self) -> Result<(), PolicyError> {
         self.validate_steps()?;
         self.cross_read.validate()?;

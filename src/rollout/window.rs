@@ -52,7 +52,7 @@ impl Counts {
         share(self.errors, self.requests)
     }
 
-    /// All votes.
+    /// How many votes there are, for and against.
     pub fn votes(&self) -> u64 {
         self.votes_up + self.votes_down
     }
@@ -62,7 +62,7 @@ impl Counts {
         share(self.output_tokens, self.requests.saturating_sub(self.errors))
     }
 
-    /// Everything excluded from the judgement, whatever the reason.
+    /// How many outcomes are excluded from the judgement, whatever the reason.
     pub fn excluded(&self) -> u64 {
         self.other_stage + self.unjudged + self.warmup + self.deduplicated + self.over_share
     }

@@ -46,7 +46,7 @@ pub struct NoCanary;
 
 /// Chooses the arm: a pin first, then stable if no canary is up, then the key, then the draw.
 ///
-/// Stable is never refused; a pinned canary that is not up is an error and not a silent switch.
+/// Fails if the canary is pinned and not up: there is no silent switch. Stable is never refused.
 pub fn pick(input: &RouteInput<'_>) -> Result<Route, NoCanary> {
     if let Some(arm) = input.pin {
         return match arm {

@@ -86,7 +86,7 @@ impl Routes {
         left
     }
 
-    /// The arm for a request: by pin, key or `draw`, uniform in [0, 1).
+    /// The arm for a request: by pin, key or `draw`, uniform in [0, 1). Fails if that arm is not loaded.
     pub fn assign(
         &self,
         key: Option<&str>,
@@ -108,7 +108,7 @@ impl Routes {
         Ok(Assignment { origin, ..to })
     }
 
-    /// That arm, whatever the weight.
+    /// A request's assignment to that arm, whatever the weight. Fails if it is not loaded.
     pub fn to(&self, arm: Arm, judged: bool) -> Result<Assignment, NoRoute> {
         let (deployment, missing) = match arm {
             Arm::Stable => (&self.stable, NoRoute::NotLoaded),

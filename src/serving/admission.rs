@@ -34,14 +34,16 @@ impl Admission {
         Admission { encodes: Arc::new(Semaphore::new(2 * processors)), longest }
     }
 
-    /// The turn of a text that is longer than any prompt; there is one at a time.
+    /// The turn of a text that is longer than any prompt; there is one at a time. Fails if there are no more turns, which
+    /// happens only at the end of the process.
     pub async fn turn(&self) -> Result<OwnedSemaphorePermit, GatewayError> {
         let turn = self.longest.clone().acquire_owned().await;
         turn.map_err(|error| GatewayError::Unavailable(error.to_string()))
     }
 
     /// Runs `work` on a prompt, off the async threads if it may take long, when there is room for it. Dropping the
-    /// future gives the place in the queue up; what has begun is bounded by the prompt's length.
+    /// future gives the place in the queue up; what has begun is bounded by the prompt's length. Fails if the work
+    /// panics off these threads, or if the runtime is shutting down.
     pub async fn encode<T: Send + 'static>(
         &self,
         prompt: &Prompt,
@@ -58,7 +60,8 @@ impl Admission {
         self.apart(work).await
     }
 
-    /// Runs `work` off the async threads when there is room for it. Dropping the future gives the place in the queue up.
+    /// Runs `work` off the async threads when there is room for it. Dropping the future gives the place in the queue
+    /// up. Fails if the work panics or the runtime is shutting down.
     pub async fn apart<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -36,6 +36,7 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
+    /// A reply of `writer` that nobody has read yet; `tokens` are its ids.
     pub fn new(writer: Arm, tokens: &'a [u32]) -> Reply<'a> {
         Reply { writer, tokens, done: Default::default() }
     }
@@ -59,6 +60,7 @@ pub(super) struct Both {
 }
 
 impl Both {
+    /// The reading as the rollout takes it.
     pub fn reading(&self, writer: Arm, stage: u64, origin: Origin) -> Reading {
         let Both { read, agreement, asked_otherwise, .. } = *self;
         Reading { writer, stage, origin, read, agreement, asked_otherwise }
@@ -74,7 +76,8 @@ pub(super) struct Unread {
 
 impl Pair<'_> {
     /// Has both models read a reply to `request`, one after the other; `None` if there is no text to read. `today` is what
-    /// templates print as the date. Dropping the future cancels whatever runs.
+    /// templates print as the date. Dropping the future cancels whatever runs. Fails if one of them cannot read it, and
+    /// says which.
     pub async fn read(
         &self,
         (engine, admission): (&EngineHandle, &Admission),

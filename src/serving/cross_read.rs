@@ -96,7 +96,7 @@ pub(super) struct CrossReader {
 }
 
 impl CrossReader {
-    /// Starts the task that has replies read. Must be called within a tokio runtime.
+    /// Starts the task that has this share of replies, 0 to 1, read. Must be called within a tokio runtime.
     pub fn start(
         share: f64,
         control: &Arc<Control>,

@@ -17,7 +17,8 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// The echo of a prompt with these ids; `None` if the request asks for none.
+    /// The echo of a prompt with these ids; `None` if the request asks for none. Fails if the tokenizer cannot decode
+    /// them.
     pub fn of(
         request: &GenerateRequest,
         ids: &[u32],
@@ -45,7 +46,7 @@ impl Echo {
         Ok(Some(Echo { text, ids: ids.to_vec(), offsets }))
     }
 
-    /// Characters of the text.
+    /// How many characters the text has.
     pub fn chars(&self) -> usize {
         self.text.chars().count()
     }

@@ -91,8 +91,8 @@ impl Gateway {
         self.limits
     }
 
-    /// Routes and submits a request. Errors here are known before any model ran; later ones arrive as
-    /// `Piece::Failed`.
+    /// Routes and submits a request. Fails if it is not valid, does not fit into the model's context, or finds no model
+    /// or no place in the queue. What goes wrong once a model runs arrives as `Piece::Failed`.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, GatewayError> {
         let live = self.idle.live();
         let (key, draw) = (conversation::routing_key(&request), rand::random::<f64>());
@@ -150,7 +150,7 @@ impl Gateway {
         })
     }
 
-    /// Refuses more sequences in one request than may ever wait together.
+    /// Fails if `count` sequences, all of one request, are more than may ever wait together.
     pub fn check_sequences(&self, count: usize) -> Result<(), GatewayError> {
         let stable = self.control.models().stable;
         let most = stable.map_or(0, |stable| stable.stats.read().waiting_most);
@@ -166,7 +166,8 @@ impl Gateway {
     }
 
     /// Token ids that stable would see for a prompt; `add_special` overrides whether the tokenizer adds
-    /// special tokens of its own.
+    /// special tokens of its own. Fails if stable is not loaded, or if the prompt is too long or its template or
+    /// tokenizer does not take it.
     pub async fn tokenize(
         &self,
         prompt: Prompt,
@@ -179,7 +180,8 @@ impl Gateway {
         Ok(self.admission.encode(&prompt, encoded).await??.0)
     }
 
-    /// How many tokens stable would see for a prompt, also for one that is longer than its context.
+    /// How many tokens stable would see for a prompt, also for one that is longer than its context. Fails if stable is
+    /// not loaded, or if its template or tokenizer does not take the prompt.
     pub async fn count(&self, prompt: Prompt) -> Result<usize, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
         // What no model could read is counted one at a time, for the memory that it takes.
@@ -192,7 +194,7 @@ impl Gateway {
         Ok(self.admission.encode(&prompt, encoded).await??.0.len())
     }
 
-    /// The text that stable's chat template makes of a conversation.
+    /// The text that stable's chat template makes of a conversation. Fails as [`Gateway::tokenize`] does.
     pub async fn render(&self, prompt: Prompt) -> Result<String, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
         admission::check_bytes(&prompt, &stable.deployment)?;
@@ -201,7 +203,7 @@ impl Gateway {
         self.admission.encode(&prompt, rendered).await?
     }
 
-    /// Text of token ids, by stable's tokenizer.
+    /// Text of token ids, by stable's tokenizer. Fails if stable is not loaded or has no such token.
     pub fn detokenize(&self, ids: &[u32]) -> Result<String, GatewayError> {
         let stable = self.control.fallback().map_err(no_route)?;
         check_ids(ids, stable.deployment.capacity.vocab, "tokens")?;

@@ -58,8 +58,8 @@ impl Idle {
         Live(self.clone())
     }
 
-    /// Runs `task` while no request is being answered; `None` when it gave way `tries` times. Giving way drops the
-    /// future, and is counted.
+    /// Runs `task` while no request is being answered. It gives way to requests, which drops the future and is counted,
+    /// and then begins again; `None` after `tries` attempts.
     pub async fn run<F: Future>(
         &self,
         tally: &Tally,

@@ -40,7 +40,7 @@ pub(super) struct Seat {
 }
 
 impl InFlight {
-    /// A request begins on an arm.
+    /// A request begins on an arm, with a prompt of `prompt_tokens` tokens.
     pub fn enter(&self, id: &str, arm: Arm, arrived: Instant, prompt_tokens: usize) -> Seat {
         let output_tokens = Arc::<AtomicU64>::default();
         let counted = output_tokens.clone();
@@ -52,7 +52,7 @@ impl InFlight {
         Seat { number, output_tokens: counted, of: self.clone() }
     }
 
-    /// The `most` oldest.
+    /// The `most` oldest requests.
     pub fn status(&self, now: Instant, most: usize) -> Vec<InFlightStatus> {
         let all = self.all.lock();
         let status = |entry: &Entry| InFlightStatus {

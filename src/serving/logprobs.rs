@@ -28,7 +28,7 @@ pub(super) fn likely(codec: &Codec, (id, logprob): (u32, f32)) -> LikelyToken {
 }
 
 impl Waiting {
-    /// Of a reply that begins after so many characters.
+    /// The log-probabilities of a reply that begins after `chars` characters.
     pub fn after(chars: usize) -> Waiting {
         Waiting { chars, ..Waiting::default() }
     }

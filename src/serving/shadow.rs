@@ -42,7 +42,8 @@ pub(super) struct Shadow {
 }
 
 impl Shadow {
-    /// Starts the task that puts copies to the canary. Must be called within a tokio runtime.
+    /// Starts the task that puts copies of this share of requests, 0 to 1, to the canary. Must be called within a tokio
+    /// runtime.
     pub fn start(
         share: f64,
         control: &Arc<Control>,

@@ -124,7 +124,7 @@ impl Abilities {
         self.compared(other).map(|(_, words)| words).collect()
     }
 
-    /// Of these differences, those in which `other` does less.
+    /// Those of [`Abilities::differences`] in which `other` does less.
     pub fn losses(&self, other: &Abilities) -> Vec<String> {
         self.compared(other).filter(|(less, _)| *less).map(|(_, words)| words).collect()
     }

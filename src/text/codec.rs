@@ -189,12 +189,13 @@ impl Codec {
         self.longest
     }
 
-    /// Converts text to ids; `add_special_tokens` lets the tokenizer add its own at the ends.
+    /// Converts text to ids; `add_special_tokens` lets the tokenizer add its own at the ends. Fails if the tokenizer
+    /// does.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         encode(&self.tokenizer, text, add_special_tokens)
     }
 
-    /// Converts ids to text. Ids without a token give no text; broken UTF-8 gives U+FFFD.
+    /// Converts ids to text. Ids without a token give no text; broken UTF-8 gives U+FFFD. Fails if the tokenizer does.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
         let decoded = match ids.iter().any(|id| self.twins.contains_key(id)) {
             false => self.tokenizer.decode(ids, skip_special),
@@ -243,7 +244,8 @@ impl Codec {
     }
 
     /// Renders a conversation and encodes it. The template writes all special tokens itself, so the tokenizer
-    /// should rarely `add_special_tokens` of its own. Also returns where the reply begins.
+    /// should rarely `add_special_tokens` of its own. Also returns where the reply begins. Fails if there is no
+    /// template, or if the template or the tokenizer fails on it.
     pub fn encode_chat(
         &self,
         chat: &Chat<'_>,

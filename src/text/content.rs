@@ -37,7 +37,7 @@ pub enum ContentTokens {
 }
 
 impl ContentTokens {
-    /// `text` or `control`.
+    /// Parses `text` or `control`; fails for anything else.
     pub fn parse(text: &str) -> Result<ContentTokens, String> {
         match text {
             "text" => Ok(ContentTokens::Text),

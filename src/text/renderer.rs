@@ -189,7 +189,8 @@ fn neutral(message: &Value) -> Value {
 pub struct Tried(Renderer);
 
 impl Tried {
-    /// `special` are the named special tokens; `fuel` limits the work, which is a constant in production.
+    /// Tries a template. `special` are the named special tokens, name and text; `fuel` limits the work, about one unit
+    /// per instruction of the template; it is a constant in production. Fails if the template does not parse.
     pub fn new(
         template: &str,
         special: &[(String, String)],
@@ -201,6 +202,7 @@ impl Tried {
         Renderer::of("chat_template.jinja".into(), program, templates, None).map(Tried)
     }
 
+    /// What the template can do, as found out by trying it.
     pub fn abilities(&self) -> &Abilities {
         self.0.abilities()
     }
@@ -210,19 +212,21 @@ impl Tried {
         &self.0.calls
     }
 
-    /// The template's input, as JSON.
+    /// The template's input, as JSON. Fails if the template does not take the conversation.
     pub fn canonical(&self, chat: &Chat<'_>) -> Result<Value, TextError> {
         let job = self.0.canonical(chat)?;
         Ok(json!({"messages": job.messages, "tools": job.tools,
                   "add_generation_prompt": job.add_generation_prompt, "extra": job.extra}))
     }
 
+    /// Renders a conversation. Fails if the template does not take it or needs more work than is allowed.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String, TextError> {
         self.0.render(chat, self.0.canonical(chat)?)
     }
 }
 
-/// Tries a template and renders one conversation with it, within `fuel`.
+/// Tries a template and renders one conversation with it, within `fuel`. Fails as [`Tried::new`] and [`Tried::render`]
+/// do.
 #[doc(hidden)]
 pub fn render_once(template: &str, chat: &Chat<'_>, fuel: u64) -> Result<String, TextError> {
     let special = [("bos_token", "<s>"), ("eos_token", "</s>")];

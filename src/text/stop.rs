@@ -65,7 +65,7 @@ impl StopStrings {
         std::mem::take(&mut self.held)
     }
 
-    /// The stop string that was found, if any.
+    /// The index of the stop string that was found, if any.
     pub fn hit(&self) -> Option<usize> {
         self.hit
     }

@@ -37,9 +37,9 @@ pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The plotting library uPlot as one script and one style sheet, for documents that stand alone.
+/// The plotting library uPlot as one script, for documents that stand alone.
 pub const PLOT_SCRIPT: &str = include_str!("files/vendor/uplot/uPlot.iife.min.js");
-/// See [`PLOT_SCRIPT`].
+/// The style sheet of [`PLOT_SCRIPT`].
 pub const PLOT_STYLE: &str = include_str!("files/vendor/uplot/uPlot.min.css");
 
 #[cfg(test)]

@@ -55,7 +55,8 @@ impl Isa {
         *BEST.get_or_init(|| Isa::from_environment().unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// What `best` is in this environment.
+    /// The instruction set of [`Isa::best`] in this process's environment. Fails if the variable names no instruction
+    /// set.
     pub fn from_environment() -> Result<Isa, UnknownIsa> {
         let name = std::env::var_os(ISA_VARIABLE);
         Isa::capped(name.as_ref().map(|name| name.to_string_lossy()).as_deref())

@@ -13,7 +13,8 @@ use super::simd::{Lanes, dispatch};
 /// Values below which rows are worked on by the calling thread.
 const PARALLEL_FROM: usize = 1 << 15;
 
-/// `row = row / rms(row) * weight`, in place; lengths equal.
+/// `row = row / rms(row) * weight`, in place; `row` and `weight` are equally long. `eps` is added to the mean of the
+/// squares.
 pub fn rms_norm_row(isa: Isa, row: &mut [f32], weight: &[f32], eps: f32) {
     assert_eq!(row.len(), weight.len(), "a norm's weight has another length");
     // SAFETY: `isa` is one that this machine has; one slice in and out is what the kernel allows.
@@ -85,7 +86,7 @@ unsafe fn norm_of<L: Lanes>(x: *const f32, out: *mut f32, weight: &[f32], eps: f
     }
 }
 
-/// `x += y`, element by element.
+/// `x += y`, number by number; both are equally long.
 pub fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
@@ -178,7 +179,7 @@ pub(crate) unsafe fn cap_16_of<L: Lanes>(at: *mut f32, cap: f32) {
     }
 }
 
-/// The ids of the `k` largest scores, largest first, equal ones by id, lower first; a NaN counts as the
+/// The ids (indices) of the `k` largest of `scores`, largest first, equal ones by id, lower first; a NaN counts as the
 /// smallest. `ids` is cleared and reused. Linear in the scores but for the last `k`.
 pub fn top_k(scores: &[f32], k: usize, ids: &mut Vec<u32>) {
     ids.clear();

@@ -169,7 +169,8 @@ pub struct ActBuffer {
 }
 
 impl ActBuffer {
-    /// Room for `numbers` inputs in any of these forms, taken in the order of `stream`.
+    /// Room for `numbers` inputs in any of these forms, taken in the order of `stream`. Fails if the pool's memory is
+    /// used up or the device fails.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,

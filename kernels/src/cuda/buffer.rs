@@ -58,13 +58,14 @@ impl<T: Plain> Clone for View<'_, T> {
 impl<T: Plain> Copy for View<'_, T> {}
 
 impl<T: Plain> Buffer<T> {
-    /// Takes `len` numbers from `pool`; an empty buffer takes nothing.
+    /// Takes `len` numbers from `pool`; an empty buffer takes nothing. Fails if the pool's memory is used up or the
+    /// device fails.
     pub fn new(card: &Arc<dyn Card>, pool: Pool, len: usize) -> Result<Buffer<T>, CardError> {
         Buffer::on(card, pool, len, Stream::Compute)
     }
 
     /// As [`Buffer::new`], allocated and given back in the order of `stream`. Whoever uses it on the other one
-    /// waits for that before it is dropped.
+    /// waits for that before it is dropped. Fails as [`Buffer::new`] does.
     pub fn on(
         card: &Arc<dyn Card>,
         pool: Pool,
@@ -77,7 +78,7 @@ impl<T: Plain> Buffer<T> {
         Ok(Buffer { card: card.clone(), address, len, stream, kind: PhantomData })
     }
 
-    /// A buffer that holds `values`.
+    /// A buffer that holds `values`. Fails as [`Buffer::new`] and [`Buffer::write`] do.
     pub fn of(card: &Arc<dyn Card>, pool: Pool, values: &[T]) -> Result<Buffer<T>, CardError> {
         let mut buffer = Buffer::new(card, pool, values.len())?;
         buffer.write(0, values)?;
@@ -99,12 +100,13 @@ impl<T: Plain> Buffer<T> {
         &self.card
     }
 
-    /// Copies `values` to the place `at`, in the order of [`Stream::Compute`].
+    /// Copies `values` to the buffer from number `at` on, in the order of [`Stream::Compute`]. Fails if they do not fit
+    /// into the buffer or the device fails.
     pub fn write(&mut self, at: usize, values: &[T]) -> Result<(), CardError> {
         self.write_on(at, values, Stream::Compute)
     }
 
-    /// As [`Buffer::write`], in the order of `stream`. `Err(Shape)` if they do not fit.
+    /// As [`Buffer::write`], in the order of `stream`. Fails as it does.
     pub fn write_on(&mut self, at: usize, values: &[T], stream: Stream) -> Result<(), CardError> {
         let end = at.checked_add(values.len());
         if end.is_none_or(|end| end > self.len) {
@@ -117,7 +119,8 @@ impl<T: Plain> Buffer<T> {
         self.card.upload(self.address + (at * size_of::<T>()) as u64, bytes_of(values), stream)
     }
 
-    /// Copies numbers from the place `at` on, and waits for them.
+    /// Copies `out.len()` numbers, from number `at` on, and waits for them. Fails if the buffer ends before or the
+    /// device fails.
     pub fn read(&self, at: usize, out: &mut [T]) -> Result<(), CardError> {
         if at.checked_add(out.len()).is_none_or(|end| end > self.len) {
             let what = format!("{} values at {at} are not in {}", out.len(), self.len);
@@ -130,7 +133,8 @@ impl<T: Plain> Buffer<T> {
         self.card.download(from, bytes_of_mut(out), Stream::Compute)
     }
 
-    /// Copies another buffer's numbers, as many as this one has.
+    /// Copies another buffer's numbers, as many as this one has. Fails if the other buffer is shorter or the device
+    /// fails.
     pub fn copy_from(&mut self, other: &Buffer<T>) -> Result<(), CardError> {
         if other.len < self.len {
             let what = format!("{} values are not in {}", self.len, other.len);
@@ -142,14 +146,14 @@ impl<T: Plain> Buffer<T> {
         }
     }
 
-    /// All numbers, waited for.
+    /// All numbers, waited for. Fails if the device fails.
     pub fn to_vec(&self) -> Result<Vec<T>, CardError> {
         let mut out = vec![T::default(); self.len];
         self.read(0, &mut out)?;
         Ok(out)
     }
 
-    /// Sets every byte.
+    /// Sets every byte to `byte`, in the order of [`Queue::Compute`]. Fails if the device fails.
     pub fn fill(&mut self, byte: u8) -> Result<(), CardError> {
         match self.len * size_of::<T>() {
             0 => Ok(()),
@@ -271,8 +275,8 @@ impl<T: Plain> Mapped<T> {
         Ok(Mapped { card: card.clone(), memory: card.map_host(bytes)?, len, kind: PhantomData })
     }
 
-    /// Writes values, of this type or another, to the place `at`. Kernels that were launched before and are not
-    /// done may see either.
+    /// Writes values, of this type or another, from number `at` (of type `T`) on. Kernels that were launched before and
+    /// are not done may see either. Fails if the values do not fit.
     pub fn write<U: Plain>(&mut self, at: usize, values: &[U]) -> Result<(), CardError> {
         let (size, bytes) = (size_of::<T>(), size_of_val(values));
         let end = at.checked_mul(size).and_then(|start| start.checked_add(bytes));
@@ -286,7 +290,8 @@ impl<T: Plain> Mapped<T> {
         Ok(())
     }
 
-    /// Reads values from the place `at`. Those that kernels write are there once the kernels have been waited for.
+    /// Reads `to.len()` numbers from number `at` on. Those that kernels write are there once the kernels have been
+    /// waited for. Fails if the memory ends before.
     pub fn read(&self, at: usize, to: &mut [T]) -> Result<(), CardError> {
         let end = at.checked_add(to.len());
         if end.is_none_or(|end| end > self.len) {

@@ -29,12 +29,13 @@ pub struct Check {
     /// Largest error of all outputs, relative to the largest expected magnitude (infinite for what is not a
     /// number where one was expected).
     pub error: f64,
-    /// The largest error that is allowed.
+    /// The largest error that is allowed, as a share like `error`.
     pub limit: f64,
 }
 
 impl Check {
-    /// Compares outputs with what they should be. Outputs are to be poisoned before the launch.
+    /// Compares outputs with what they should be; `limit` is the largest relative error that is allowed. Outputs are to
+    /// be poisoned before the launch.
     pub fn compare(
         kernel: &'static str,
         case: impl Into<String>,
@@ -45,7 +46,7 @@ impl Check {
         Check { kernel, case: case.into(), error: relative_error(got, expected), limit }
     }
 
-    /// For whole numbers, which have to be equal.
+    /// Compares whole numbers with what they should be: they have to be equal.
     pub fn equal<T: PartialEq + fmt::Debug>(
         kernel: &'static str,
         case: impl Into<String>,
@@ -103,17 +104,17 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
-    /// Below `limit`.
+    /// A random number from 0 to `limit`, `limit` excluded.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.bits() % limit.max(1) as u64) as usize
     }
 
-    /// In -1..1.
+    /// A random number in -1..1.
     pub fn number(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
     }
 
-    /// So many numbers in -1..1.
+    /// `count` random numbers in -1..1.
     pub fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.number()).collect()
     }

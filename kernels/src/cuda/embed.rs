@@ -25,7 +25,7 @@ const NO_TURNS: [Arg; 8] = {
 
 /// `out[i] = scale * weights[tokens[i]]`, for the first `n` tokens: `[n][columns]`. A token that is marked with
 /// [`DRAWN`] is the id at that index of `drawn`, read when the kernel runs. With `norm`, the rows' norm without its scale;
-/// with `turns`, as many tokens' angles.
+/// with `turns`, as many tokens' angles. Fails if lengths do not fit together or the launch fails.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn embed(
     card: &dyn Card,

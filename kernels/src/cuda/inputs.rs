@@ -34,7 +34,8 @@ pub struct StepInputs {
 }
 
 impl StepInputs {
-    /// Room for so many words of each section, in the order of [`Stream::Load`].
+    /// Room for `rooms[i]` words of 32 bits of section `i`, in the order of [`Stream::Load`]. Fails if these are too
+    /// many or memory is used up.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
@@ -62,7 +63,8 @@ impl StepInputs {
         HEAD + rooms.iter().map(|room| room.next_multiple_of(4)).sum::<usize>()
     }
 
-    /// From now on, sections are written to this place, and fetched from it: 0 or 1. `Err(Shape)` for another.
+    /// From now on, sections are written to this place, and fetched from it: 0 or 1. Fails with `Err(Shape)` for
+    /// another.
     pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
         if place >= PLACES {
             return Err(CardError::Shape(format!("inputs have no place {place}")));
@@ -71,7 +73,7 @@ impl StepInputs {
         Ok(())
     }
 
-    /// Writes a section, numbers of 32 or 64 bits.
+    /// Writes a section, numbers of 32 or 64 bits. Fails if they do not fit into the section's room.
     pub fn write<T: Plain>(&mut self, section: usize, values: &[T]) -> Result<(), CardError> {
         let (start, room) = (self.starts[section], self.rooms[section]);
         let words = size_of_val(values) / 4;
@@ -84,7 +86,7 @@ impl StepInputs {
         host.write(section, &[words as u32])
     }
 
-    /// Fetches sections onto the card.
+    /// Fetches sections onto the card. Fails if there are no such sections or the launch fails.
     pub fn fetch(&mut self, card: &dyn Card, sections: Range<usize>) -> Result<(), CardError> {
         if sections.is_empty() || sections.end > SECTIONS {
             return Err(CardError::Shape(format!("there are no inputs {sections:?}")));
@@ -99,7 +101,7 @@ impl StepInputs {
         }
     }
 
-    /// A section's room on the card.
+    /// A section on the card, as long as its room.
     pub fn section<T: Plain>(&self, section: usize) -> View<'_, T> {
         self.card.view().part(self.starts[section], self.rooms[section]).cast()
     }

@@ -39,12 +39,12 @@ impl KvKind {
         }
     }
 
-    /// Scales among `heads` heads of keys, and as many among those of values.
+    /// How many scales `heads` heads of keys have, and as many those of values.
     pub fn scales(self, heads: usize) -> usize {
         if self == KvKind::I8 { heads } else { 0 }
     }
 
-    /// Whether a device can keep a cache so; the error says what it can do instead.
+    /// Whether a device can keep a cache in this form. Fails if not; the error says what it can do instead.
     pub fn check(self, device: &DeviceProperties) -> Result<(), CardError> {
         if self != KvKind::E4M3 || device.capability >= FP8_SINCE {
             return Ok(());

@@ -57,11 +57,11 @@ pub struct LogprobsBatch<'a> {
     pub edits: View<'a, TokenEdit>,
     /// As many numbers as there are edits, kept from one launch to the other.
     pub kept: ViewMut<'a, f32>,
-    /// [`parts_len`] words, kept from one launch to the other.
+    /// [`parts_len`] words of 64 bits, kept from one launch to the other.
     pub parts: ViewMut<'a, u64>,
 }
 
-/// Words for the parts of `n` rows.
+/// Words of 64 bits that the parts of `n` rows take.
 pub fn parts_len(n: usize) -> usize {
     n * MOST_PARTS * PART_WORDS
 }
@@ -72,7 +72,8 @@ fn cut(vocab: usize) -> (usize, usize) {
     (len, vocab.div_ceil(len).max(1))
 }
 
-/// Keeps what [`after_sampling`] needs of the logits. Launched before they are edited.
+/// Keeps what [`after_sampling`] needs of the logits. Launched before they are edited. Fails if lengths do not fit
+/// together or the launch fails.
 pub fn before_sampling(card: &dyn Card, batch: &LogprobsBatch<'_>) -> Result<(), CardError> {
     check(batch)?;
     if batch.n == 0 {
@@ -88,7 +89,8 @@ pub fn before_sampling(card: &dyn Card, batch: &LogprobsBatch<'_>) -> Result<(),
 }
 
 /// Finds the logits of the tokens that were drawn, `ids`, `[n]`, and puts everything together: `out`, `[n]`, in memory
-/// that the host reads ([`super::Mapped`]) or any other. `batch` is that of [`before_sampling`].
+/// that the host reads ([`super::Mapped`]) or any other. `batch` is that of [`before_sampling`]. Fails if lengths do
+/// not fit together or the launch fails.
 pub fn after_sampling(
     card: &dyn Card,
     batch: &LogprobsBatch<'_>,

@@ -19,15 +19,15 @@ pub use unscaled::{PIECE, Unscaled, UnscaledBuffer, leaves_scale, rms_pieces};
 pub struct Norm<'a> {
     /// As long as a row.
     pub weight: View<'a, f32>,
-    /// Added to the mean of the squares.
+    /// Added to the mean of the squares, under the root (1e-5 or so).
     pub eps: f32,
 }
 
 /// Widest row.
 pub const WIDEST: usize = 32_768;
 
-/// `out[i] = norm(x[i])`, or of row `pick[i]` of `x`: `n` rows. A row picked that `x` does not have gives
-/// NaN.
+/// `out[i] = norm(x[i])`, or of row `pick[i]` of `x`: `n` rows of `[norm.weight.len()]`. A row picked that `x` does not
+/// have gives NaN. Fails if lengths do not fit together or the launch fails.
 pub fn rms_norm(
     card: &dyn Card,
     x: View<f32>,
@@ -49,8 +49,8 @@ pub fn rms_norm(
     launch(card, &source, (n, width), Some((norm, out)))
 }
 
-/// `x += branch`, then `out = norm(x)`, `n` rows; the branch is normed itself before it joins if there is a
-/// `branch_norm`.
+/// `x += branch`, then `out = norm(x)`, each `[n][norm.weight.len()]`; the branch is normed itself before it joins if
+/// there is a `branch_norm`. Fails if lengths do not fit together or the launch fails.
 pub fn add_rms_norm(
     card: &dyn Card,
     x: ViewMut<f32>,
@@ -66,7 +66,7 @@ pub fn add_rms_norm(
     launch(card, &source, (n, width), Some((norm, out)))
 }
 
-/// As [`add_rms_norm`], without the norm of the sum: `x += branch`, `n` rows of `width`.
+/// As [`add_rms_norm`], without the norm of the sum: `x += branch`, `n` rows of `width`. Fails as it does.
 pub fn add(
     card: &dyn Card,
     x: ViewMut<f32>,

@@ -98,7 +98,8 @@ fn count_in_words(count: usize) -> String {
     }
 }
 
-/// Opens the card of this name; `cuda` is the first of the driver's.
+/// Opens the card of this name; `cuda` is the first of the driver's. Fails if the name is not known, there is no such
+/// device, or it cannot be used.
 pub fn open(name: &str) -> Result<Arc<dyn Card>, OpenError> {
     let unknown = || OpenError::Unknown(name.to_owned());
     match name.split_once(':') {

@@ -57,7 +57,7 @@ pub struct Matrix {
 
 impl Matrix {
     /// Takes memory for a matrix, in the order of [`Stream::Load`]. What it holds is undefined until all rows have
-    /// been written.
+    /// been written. Fails if the kind cannot have such rows or memory is used up.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
@@ -79,7 +79,8 @@ impl Matrix {
         Ok(Matrix { kind, rows, columns, layout, buffer })
     }
 
-    /// Copies rows as they are stored in a file, from row `first` on, in bounded pieces.
+    /// Copies rows as they are stored in a file, `[rows][row bytes]`, from row `first` on, in bounded pieces. Fails if
+    /// `bytes` is not a whole number of rows, if the matrix ends before, or if the device fails.
     pub fn write_rows(
         &mut self,
         first: usize,
@@ -191,7 +192,7 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// The results of one matrix of `rows` rows, by themselves.
+    /// The results of one matrix of `rows` rows, by themselves: `[n][rows]`.
     pub fn of(values: ViewMut<'a, f32>, rows: usize) -> Output<'a> {
         Output { values, stride: rows, offset: 0 }
     }
@@ -268,7 +269,8 @@ fn split(sets: usize, pieces: usize, most: usize, warps: usize) -> usize {
     split
 }
 
-/// `out = x * weights^T + bias`: `n` inputs of `matrix.columns()` numbers, in [`Matrix::input_kind`].
+/// `out = x * weights^T + bias`: `n` inputs of `matrix.columns()` numbers, in [`Matrix::input_kind`]. `bias`:
+/// `[matrix.rows()]`. Fails if lengths do not fit together, if the input has another form, or if the launch fails.
 pub fn multiply<'a>(
     card: &dyn Card,
     matrix: &Matrix,

@@ -170,7 +170,8 @@ pub const NO_SLOT: u32 = u32::MAX;
 /// Warps, so heads, of a block (`rope.cu`).
 const WARPS: usize = 4;
 
-/// Computes cosines and sines.
+/// Computes the cosines and sines of the tokens' positions, `[tokens][half]` each. Fails if lengths do not fit together
+/// or the launch fails.
 pub fn angles(card: &dyn Card, turns: Turns<'_>) -> Result<(), CardError> {
     turns.check()?;
     let (tokens, total) = (turns.tokens(), turns.tokens() * turns.half());
@@ -187,7 +188,7 @@ pub fn angles(card: &dyn Card, turns: Turns<'_>) -> Result<(), CardError> {
 /// Makes a step's heads ready for attention. `qkv`: `[tokens][(count + 2 * kv_heads) * head_dim]`; adds the
 /// bias, norms and turns queries and keys. Queries are left in `qkv`, keys and values written to the cache
 /// only, at the tokens' slots (block * block_size + offset). A token whose slot is [`NO_SLOT`], or none of the
-/// cache's, is left alone.
+/// cache's, is left alone. Fails if lengths do not fit together or the launch fails.
 pub fn prepare(
     card: &dyn Card,
     heads: &Heads,
@@ -228,7 +229,8 @@ pub fn prepare(
 }
 
 /// RMS-norms, in place, all queries of a token as one row, and all its keys as another. `qkv`:
-/// `[tokens][stride]`, queries first, then keys; the norms are as long as these are together.
+/// `[tokens][stride]`, queries first, then keys; the norms are as long as these are together. Fails if lengths do not
+/// fit together or the launch fails.
 pub fn norm_tokens(
     card: &dyn Card,
     norms: &HeadNorms,

@@ -25,7 +25,8 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// Writes `x`, `[n][width]`, in the form that a product reads.
+/// Writes `x`, `[n][width]`, in the form that a product reads. Fails if lengths do not fit together or the launch
+/// fails.
 pub fn convert(
     card: &dyn Card,
     x: View<f32>,
@@ -52,7 +53,8 @@ pub fn convert(
     unsafe { card.launch(kernel, pieces(total)?, &args) }
 }
 
-/// `out = activation(gate) * up`, `gate_up` `[n][gate: width | up: width]`, `out` `[n][width]`.
+/// `out = activation(gate) * up`, `gate_up` `[n][gate: width | up: width]`, `out` `[n][width]`. Fails if lengths do not
+/// fit together or the launch fails.
 pub fn gated(
     card: &dyn Card,
     activation: Activation,
@@ -80,7 +82,8 @@ pub fn gated(
     unsafe { card.launch(kernel, chunked(n, width)?, &args) }
 }
 
-/// Adds `bias` to each of the first `n` rows of `x`, which are as wide.
+/// Adds `bias`, `[width]`, to each of the first `n` rows of `x`, `[n][width]`. Fails if `x` has fewer numbers or the
+/// launch fails.
 pub fn add_bias(
     card: &dyn Card,
     x: ViewMut<f32>,
@@ -98,7 +101,7 @@ pub fn add_bias(
     unsafe { card.launch("rows_add_bias", chunked(n, width)?, &args) }
 }
 
-/// `x = cap * tanh(x / cap)`, every number of `x`.
+/// `x = cap * tanh(x / cap)`, every number of `x`. Fails if `cap` is not above 0 or the launch fails.
 pub fn soft_cap(card: &dyn Card, x: ViewMut<f32>, cap: f32) -> Result<(), CardError> {
     require(cap > 0.0, || format!("soft_cap: a cap of {cap}"))?;
     let total = x.len();

@@ -133,11 +133,11 @@ pub struct SampleBatch<'a> {
     pub params: View<'a, RowParams>,
     /// The edits of all rows.
     pub edits: View<'a, TokenEdit>,
-    /// The words of all rows' masks.
+    /// The words of all rows' masks, 32 bits each: a bit per token.
     pub masks: View<'a, u32>,
     /// Logits become cap * tanh(logit / cap) before anything else; 0 is none.
     pub soft_cap: f32,
-    /// [`scratch_len`] words, undefined before and after.
+    /// [`scratch_len`] words of 64 bits, undefined before and after.
     pub scratch: ViewMut<'a, u64>,
     /// `[n]`: token ids, or [`NON_FINITE`].
     pub ids: ViewMut<'a, u32>,
@@ -164,12 +164,13 @@ fn cut_into(parts: usize, vocab: usize) -> Split {
     Split { parts: chunks.div_ceil(each), len: each * CHUNK }
 }
 
-/// Words of scratch that `n` rows take.
+/// Words of 64 bits of scratch that `n` rows take.
 pub fn scratch_len(n: usize, _vocab: usize) -> usize {
     n * ROW_SCRATCH
 }
 
-/// Draws one token per row.
+/// Draws one token per row. Fails if lengths do not fit together, if `n` or `vocab` is too large, or if the launch
+/// fails.
 pub fn sample(card: &dyn Card, batch: SampleBatch<'_>) -> Result<(), CardError> {
     let split = split(batch.n, batch.vocab);
     launch(card, batch, split)

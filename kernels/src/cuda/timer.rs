@@ -17,17 +17,18 @@ impl Timer {
         Ok(Timer { card: card.clone(), timer: card.create_timer()? })
     }
 
-    /// Marks the beginning, behind everything that was enqueued before.
+    /// Marks the beginning, behind everything that was enqueued before. Fails if the card has failed.
     pub fn start(&mut self) -> Result<(), CardError> {
         self.card.start_timer(self.timer)
     }
 
-    /// Marks the end, behind everything that was enqueued before. Does not wait for it.
+    /// Marks the end, behind everything that was enqueued before. Does not wait for it. Fails if the card has failed.
     pub fn stop(&mut self) -> Result<(), CardError> {
         self.card.stop_timer(self.timer)
     }
 
-    /// Waits for the end; the time since the beginning.
+    /// Waits for the end, and returns the time since the beginning. Fails if it was not started and stopped, or if the
+    /// card has failed.
     pub fn read(&self) -> Result<Duration, CardError> {
         self.card.read_timer(self.timer)
     }

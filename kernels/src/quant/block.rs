@@ -24,6 +24,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// A block of zeros, with all scales 0.
     pub const EMPTY: Block =
         Block { q: [0; MAX_BLOCK], scale: [0; 16], min: [0; 16], d: 0.0, dmin: 0.0, zero: 0 };
 
@@ -72,6 +73,7 @@ pub(crate) enum Scale {
 }
 
 impl Scale {
+    /// The scale's value, read from a block as stored in a file.
     pub fn get(self, block: &[u8]) -> f32 {
         match self {
             Scale::F16(at) => half_at(block, at),

@@ -176,7 +176,7 @@ impl InTile {
 }
 
 impl Kind {
-    /// From ggml's type number; `Err` names the type that cannot be read.
+    /// The kind with ggml's type number. Fails if there is none that can be read; the error names the type.
     pub fn from_ggml(number: u32) -> Result<Kind, String> {
         let found = Kind::ALL.iter().find(|kind| kind.ggml() == number);
         found.copied().ok_or_else(|| match other_name(number) {

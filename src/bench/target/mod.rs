@@ -72,7 +72,8 @@ impl Target {
         }
     }
 
-    /// Sends one now; returns its figures, and when its last token came.
+    /// Sends one now; returns its figures, and when its last token came. Fails if the model or the server does not
+    /// answer, or if the request was prepared for another target.
     pub async fn ask(&self, ready: Ready) -> Result<(Sample, std::time::Instant), String> {
         match (self, ready) {
             (Target::Local(local), Ready::Local(prepared)) => local.ask(*prepared).await,

@@ -27,7 +27,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// The events that these bytes complete.
+    /// The events that these bytes complete. Fails if one of them is not valid, or is longer than 4 MiB.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Chunk>, String> {
         self.rest.extend_from_slice(bytes);
         let mut chunks = Vec::new();

@@ -200,7 +200,7 @@ impl BenchArgs {
         }
     }
 
-    /// All load points; an error says which arguments do not fit together.
+    /// All load points. Fails if the arguments do not fit together.
     pub fn plan(&self) -> Result<Vec<Point>, String> {
         let pair = self.b.is_some() || self.url_b.is_some() || self.canary;
         // `requires` says nothing where the required argument conflicts with one that is there.

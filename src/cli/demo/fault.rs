@@ -43,7 +43,8 @@ const SHORT_CONTEXT: usize = 128;
 const LONG_CONTEXT: usize = 8192;
 
 impl Fault {
-    /// The broken model: one of the demo's folder `models`, or a copy that is written to `into`.
+    /// The broken model: one of the demo's folder `models`, or a copy that is written to `into`. Fails if a file cannot
+    /// be read or written.
     pub fn model(self, models: &Path, into: &Path) -> io::Result<PathBuf> {
         if self == Fault::Nan {
             return Ok(models.join("tiny-v3"));
@@ -72,7 +73,7 @@ impl Fault {
         Ok(model)
     }
 
-    /// As on the command line.
+    /// The name of the fault on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }

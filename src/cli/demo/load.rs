@@ -58,6 +58,8 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// Starts `clients` clients, which ask until they are stopped. Fails if the file of questions cannot be read or is
+    /// not valid.
     pub fn start(
         client: &Client,
         model: &str,
@@ -92,6 +94,7 @@ impl Load {
         Ok(Load { tally, stop, tasks })
     }
 
+    /// What the clients have observed so far.
     pub fn tally(&self) -> Tally {
         self.tally.lock().clone()
     }

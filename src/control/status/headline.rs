@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Longest reason that is quoted, in characters.
 const REASON: usize = 160;
 
-/// One sentence.
+/// The state of the server in one sentence.
 pub fn headline(status: &Status) -> String {
     let version = |arm: usize| status.arms.get(arm).and_then(|arm| arm.version.as_deref());
     let Some(stable) = version(0) else {

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 pub struct Safetensors(MmapedSafetensors);
 
 impl Safetensors {
-    /// Maps the files and reads their headers. The error is text for the operator.
+    /// Maps the files and reads their headers. Fails if one cannot be read or its header is not valid; the error is
+    /// text for the operator.
     pub fn open(paths: &[PathBuf]) -> Result<Safetensors, String> {
         // SAFETY: the mapping is read-only and is dropped when the load ends; see `files`.
         let mapped = unsafe { MmapedSafetensors::multi(paths) };

@@ -22,7 +22,8 @@ struct File {
 }
 
 impl Safetensors {
-    /// Maps the files and reads their headers. The error is text for the operator.
+    /// Maps the files and reads their headers. Fails if one cannot be read or its header is not valid; the error is
+    /// text for the operator.
     pub fn open(paths: &[PathBuf]) -> Result<Safetensors, String> {
         let (mut files, mut places) = (Vec::new(), HashMap::new());
         for path in paths {

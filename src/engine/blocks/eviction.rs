@@ -20,11 +20,13 @@ pub(super) struct Lru {
 }
 
 impl Lru {
+    /// An empty order for the numbers below `capacity`.
     pub fn new(capacity: usize) -> Lru {
         let alone = |n| Link { before: n, after: n };
         Lru { links: (0..=capacity as u32).map(alone).collect(), len: 0 }
     }
 
+    /// How many numbers are in the order.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -40,7 +42,7 @@ impl Lru {
         self.len += 1;
     }
 
-    /// Removes and returns the oldest.
+    /// Removes and returns the oldest number.
     pub fn pop(&mut self) -> Option<u32> {
         let oldest = self.links[self.anchor() as usize].after;
         let found = oldest != self.anchor();

@@ -121,6 +121,7 @@ pub(super) struct PrefixIndex {
 }
 
 impl PrefixIndex {
+    /// An empty index of `blocks` blocks, each of `block_size` tokens.
     pub fn new(blocks: usize, block_size: usize) -> PrefixIndex {
         PrefixIndex {
             block_size,
@@ -131,6 +132,7 @@ impl PrefixIndex {
         }
     }
 
+    /// How many blocks are registered.
     pub fn len(&self) -> usize {
         self.by_hash.len()
     }

@@ -18,7 +18,8 @@ enum Holder {
     TextOnly,
 }
 
-/// Adds a message to a chat; `index` is its place in the request.
+/// Adds a message to a chat; `index` is its place in the request. Fails if its role or its content is not valid or not
+/// supported.
 pub fn message(index: usize, message: Value, chat: &mut Turns) -> Result<(), WireError> {
     let param = format!("messages[{index}]");
     let mut message: Map<String, Value> = typed(message, &param)?;
@@ -35,7 +36,7 @@ pub fn message(index: usize, message: Value, chat: &mut Turns) -> Result<(), Wir
     }
 }
 
-/// Adds the system's text, a string or text blocks, if there is any.
+/// Adds the system's text, a string or text blocks, if there is any. Fails if it is something else.
 pub fn system(value: Value, chat: &mut Turns) -> Result<(), WireError> {
     let parts = texts(Some(value), "system")?;
     if parts.iter().any(|part| part["text"] != "") {

@@ -98,7 +98,7 @@ pub struct Count {
     input_tokens: usize,
 }
 
-/// `POST /v1/messages/count_tokens`.
+/// Serves `POST /v1/messages/count_tokens`. Fails if the body is not valid, or if stable cannot read the prompt.
 pub async fn count_tokens(
     State(state): State<AppState>,
     body: Body,

@@ -116,7 +116,8 @@ pub struct Conversation {
     shows_thinking: bool,
 }
 
-/// Parses a body. Also returns where each message of the chat stands in it.
+/// Parses a body. Also returns where each message of the chat stands in it. Fails if a field is missing, not valid or
+/// not supported.
 pub fn read(
     fields: &mut Fields,
     envelope: Envelope,
@@ -147,7 +148,8 @@ pub fn read(
     Ok((ParsedRequest { look, one_call, ..parsed }, places))
 }
 
-/// Parses what both this route and the count of its tokens need.
+/// Parses what both this route and the count of its tokens need. Fails if a field is missing, not valid or not
+/// supported.
 pub fn prompt(fields: &mut Fields) -> Result<Conversation, WireError> {
     refuse_by(fields, FIELDS)?;
     let mut turns = Turns::default();

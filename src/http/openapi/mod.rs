@@ -28,7 +28,7 @@ use std::sync::LazyLock;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
-/// `GET /openapi.json`.
+/// Serves `GET /openapi.json`.
 pub async fn json() -> Json<&'static Value> {
     Json(&DOCUMENT)
 }

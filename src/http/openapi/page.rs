@@ -7,7 +7,7 @@ use crate::web::escaped;
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::Value;
 
-/// `GET /docs`.
+/// Serves `GET /docs`.
 pub async fn page() -> Response {
     with_policy(Html(written(&DOCUMENT)).into_response())
 }

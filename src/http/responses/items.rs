@@ -8,7 +8,8 @@ use crate::http::wire::fields::{optional, required, typed, wrong};
 use crate::http::wire::turns::Turns;
 use serde_json::{Map, Value, json};
 
-/// The chat of an `input`, after the message of `instructions`.
+/// The chat of an `input`, after the message of `instructions`. Fails if an item is not valid or not supported, or if
+/// there is no message.
 pub fn chat(input: Value, instructions: Option<String>) -> Result<Turns, WireError> {
     let mut items = Items::default();
     if let Some(text) = instructions.filter(|text| !text.is_empty()) {

@@ -95,7 +95,7 @@ pub struct InputTokens {
     input_tokens: usize,
 }
 
-/// `POST /v1/responses/input_tokens`.
+/// Serves `POST /v1/responses/input_tokens`. Fails if the body is not valid, or if stable cannot read the prompt.
 pub async fn input_tokens(
     State(state): State<AppState>,
     body: Body,

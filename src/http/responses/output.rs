@@ -40,6 +40,7 @@ pub enum Content {
 }
 
 impl Content {
+    /// The text, to be added to.
     pub fn text_mut(&mut self) -> &mut String {
         match self {
             Content::OutputText { text, .. } | Content::ReasoningText { text } => text,
@@ -61,6 +62,7 @@ impl Content {
         }
     }
 
+    /// Text for the reader, still empty.
     pub fn output() -> Content {
         Content::OutputText { text: String::new(), annotations: Vec::new(), logprobs: Vec::new() }
     }
@@ -75,6 +77,7 @@ impl Item {
         }
     }
 
+    /// The item's status, to be changed.
     pub fn status_mut(&mut self) -> &mut Status {
         match self {
             Item::Reasoning { status, .. } | Item::Message { status, .. } => status,
@@ -90,6 +93,7 @@ impl Item {
         }
     }
 
+    /// The item's one part, to be added to; a call has none.
     pub fn content_mut(&mut self) -> Option<&mut Content> {
         match self {
             Item::Reasoning { content, .. } | Item::Message { content, .. } => content.first_mut(),

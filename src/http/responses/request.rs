@@ -119,7 +119,8 @@ pub struct Echo {
     pub safety_identifier: Option<String>,
 }
 
-/// Parses a body.
+/// Parses a body. Also returns what the answer repeats of it, and where each message of the chat stands in it. Fails if
+/// a field is missing, not valid or not supported.
 pub fn read(
     fields: &mut Fields,
     envelope: Envelope,
@@ -164,7 +165,8 @@ pub struct Conversation {
     pub echo: Echo,
 }
 
-/// Parses what both this route and the count of its tokens need.
+/// Parses what both this route and the count of its tokens need. Fails if a field is missing, not valid or not
+/// supported.
 pub fn prompt(fields: &mut Fields) -> Result<Conversation, WireError> {
     refuse_by(fields, FIELDS)?;
     let instructions = fields.string("instructions")?;

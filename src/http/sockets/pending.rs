@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub(super) struct Client(IpAddr);
 
 impl Client {
+    /// The client at an address.
     pub fn at(address: IpAddr) -> Client {
         Client(match address.to_canonical() {
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
@@ -56,6 +57,7 @@ impl Pending {
         }
     }
 
+    /// Forgets a connection; one that is not known is ignored.
     pub fn remove(&mut self, id: u64) {
         let Some(Place { age, idle, owner }) = self.places.remove(&id) else { return };
         if idle {

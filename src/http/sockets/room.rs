@@ -60,6 +60,7 @@ pub(super) enum CloseOrder {
 }
 
 impl Room {
+    /// Room for connections within these bounds, still empty.
     pub fn new(bounds: Bounds) -> Arc<Room> {
         Arc::new(Room { bounds, inside: Mutex::default() })
     }
@@ -160,6 +161,7 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
+    /// The body of a request on the connection with this place.
     pub fn new(body: Incoming, place: Arc<Place>) -> Arriving {
         place.expect(body.size_hint().lower());
         Arriving { body, place, arrived: 0 }

@@ -19,7 +19,7 @@ pub type Kwargs = Option<Map<String, Value>>;
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
-/// Parses a chat completion's body.
+/// Parses a chat completion's body. Fails if a field is missing, not valid or not supported.
 pub fn chat(
     fields: &mut Fields,
     envelope: Envelope,
@@ -41,7 +41,7 @@ pub fn chat(
     Ok(ParsedRequest { look, one_call, store, ..parsed })
 }
 
-/// What becomes of the model's reasoning. By default it is told from the answer.
+/// What becomes of the model's reasoning. By default it is told from the answer. Fails if a field is not valid.
 pub fn reasoning(fields: &mut Fields) -> Result<Reasoning, WireError> {
     let apart = match fields.string("reasoning_format")?.as_deref() {
         None | Some("auto" | "deepseek") => true,
@@ -58,7 +58,7 @@ pub fn reasoning(fields: &mut Fields) -> Result<Reasoning, WireError> {
     })
 }
 
-/// The conversation with its tools.
+/// The conversation with its tools. Fails if a field is missing, not valid or not supported.
 pub fn prompt(fields: &mut Fields) -> Result<Prompt, WireError> {
     prompt_and_choice(fields).map(|(prompt, _)| prompt)
 }
@@ -77,7 +77,7 @@ fn prompt_and_choice(fields: &mut Fields) -> Result<(Prompt, ToolChoice), WireEr
 }
 
 /// What the template is given besides the conversation. Two of these have names of their own in some APIs; a template
-/// that does not read them is not changed by them.
+/// that does not read them is not changed by them. Fails if a field is of the wrong type.
 pub fn template_kwargs(fields: &mut Fields) -> Result<Kwargs, WireError> {
     let mut given = fields.object("chat_template_kwargs")?;
     let thinking = fields.boolean("enable_thinking")?.map(Value::Bool);

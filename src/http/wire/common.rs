@@ -66,7 +66,8 @@ pub struct Streaming {
     pub continuous_usage: bool,
 }
 
-/// Everything in common, with one [`GenerateRequest`] per prompt.
+/// Everything in common, with one [`GenerateRequest`] per prompt. Fails if a field is not valid, or if the model is not
+/// served.
 pub fn parse_request(
     fields: &mut Fields,
     envelope: Envelope,
@@ -119,7 +120,7 @@ pub fn parse_request(
 }
 
 impl ParsedRequest {
-    /// With the format that each reply must have.
+    /// With the format that each reply must have. Fails if a request has another constraint.
     pub fn formatted(mut self, format: Constrained) -> Result<ParsedRequest, WireError> {
         for request in &mut self.requests {
             request.constraint = one_of(format.clone(), request.constraint.take())?;
@@ -127,7 +128,8 @@ impl ParsedRequest {
         Ok(self)
     }
 
-    /// With what the model is to do with the tools on offer; `one`: it may make only one call.
+    /// With what the model is to do with the tools on offer; `one`: it may make only one call. Fails if the choice does
+    /// not fit the tools, or if a request has another constraint.
     pub fn choosing(mut self, choice: &ToolChoice, one: bool) -> Result<ParsedRequest, WireError> {
         for request in &mut self.requests {
             let Prompt::Chat { tools, .. } = &request.prompt else { continue };
@@ -148,7 +150,7 @@ fn each(request: &GenerateRequest, prompts: Vec<Prompt>) -> Vec<GenerateRequest>
 }
 
 /// The model name as requested, and the arm that the name pins.
-/// Without one, it is the one that is served.
+/// Without one, it is the one that is served. Fails if another one is asked for.
 pub fn model(fields: &mut Fields, served: &str) -> Result<(String, Option<Arm>), WireError> {
     let asked = fields.string("model")?.filter(|asked| !asked.is_empty());
     let asked = asked.unwrap_or_else(|| served.to_owned());
@@ -156,7 +158,7 @@ pub fn model(fields: &mut Fields, served: &str) -> Result<(String, Option<Arm>),
     Ok((asked, pin))
 }
 
-/// `NAME` for either arm, `NAME@stable` and `NAME@canary` for one.
+/// `NAME` for either arm, `NAME@stable` and `NAME@canary` for one. Fails for any other name.
 pub fn model_arm(asked: &str, served: &str) -> Result<Option<Arm>, WireError> {
     if asked == served {
         return Ok(None);
@@ -205,7 +207,7 @@ fn client(fields: &mut Fields, client: u64) -> Result<u64, WireError> {
     Ok(safety.or(user).map_or(client, |user| client_of(&user, client)))
 }
 
-/// The hash of a client that names its user.
+/// The hash of a client that names its user: of the name and the hash `client`.
 pub fn client_of(user: &str, client: u64) -> u64 {
     xxh3_64_with_seed(user.as_bytes(), client)
 }
@@ -287,7 +289,8 @@ pub enum Zero {
     Nothing,
 }
 
-/// The longest reply: by its newest name first. `Some(None)` is no limit, `None` not said.
+/// The longest reply in tokens, by the newest of its names. `Some(None)` is no limit, `None` not said. Fails if it is
+/// no integer from -1 on, or 0 where `zero` refuses that.
 pub fn max_tokens(fields: &mut Fields, zero: Zero) -> Result<Option<Option<usize>>, WireError> {
     let mut said = None;
     for name in ["n_predict", "max_tokens", "max_completion_tokens"] {
@@ -323,7 +326,7 @@ fn stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, WireError> {
     token_ids(&list, "stop_token_ids")
 }
 
-/// Refuses more stop strings than are allowed.
+/// Fails if `count` stop strings, in the field `name`, are more than the limits allow.
 pub fn check_stops(name: &'static str, count: usize, limits: Limits) -> Result<(), WireError> {
     let most = limits.max_stop;
     match count > most {
@@ -332,7 +335,7 @@ pub fn check_stops(name: &'static str, count: usize, limits: Limits) -> Result<(
     }
 }
 
-/// The stop strings in the field `name`.
+/// The stop strings in the field `name`. Fails if one is no string, or if there are too many.
 pub fn stop(
     fields: &mut Fields,
     name: &'static str,

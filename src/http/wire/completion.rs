@@ -13,7 +13,7 @@ pub const MAX_PROMPTS: usize = 128;
 /// The public API's default.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// Parses a plain completion's body.
+/// Parses a plain completion's body. Fails if a field is missing, not valid or not supported.
 pub fn completion(
     fields: &mut Fields,
     envelope: Envelope,
@@ -91,7 +91,7 @@ fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, WireError> {
     list.into_iter().enumerate().map(one).collect()
 }
 
-/// Token ids; the arm checks whether its model has them.
+/// Token ids; the arm checks whether its model has them. Fails if there is none, or if one is no token id.
 pub fn ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     if list.is_empty() {
         return Err(WireError::bad(param, "there must be at least one token id"));

@@ -18,7 +18,8 @@ const NEUTRAL: [&str; 4] =
     ["disable_fallback", "disable_additional_properties", "whitespace_pattern", "backend"];
 
 /// The format of the reply in the field `param`: text, a JSON object, or JSON of a schema. The schema stands in it or,
-/// as OpenAI's chat completions have it, in its field `json_schema`.
+/// as OpenAI's chat completions have it, in its field `json_schema`. Fails if it is of another type or lacks a schema
+/// that it needs.
 pub fn format(format: Option<Value>, param: &'static str) -> Result<Constrained, WireError> {
     let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
     let mut format: Map<String, Value> = typed(format, param)?;
@@ -52,7 +53,7 @@ fn schema(mut format: Map<String, Value>, param: &str) -> Result<Constraint, Wir
     }
 }
 
-/// The constraint that the fields of vLLM and llama-server ask for.
+/// The constraint that the fields of vLLM and llama-server ask for. Fails if one is not valid, or if there are several.
 pub fn constraint(fields: &mut Fields) -> Result<Constrained, WireError> {
     let structured = match fields.object("structured_outputs")? {
         Some(options) => structured_outputs(options)?,
@@ -79,7 +80,7 @@ pub fn constraint(fields: &mut Fields) -> Result<Constrained, WireError> {
     given.map(|(constraint, param)| Some((Arc::new(constraint), param))).try_fold(None, one_of)
 }
 
-/// The one constraint that is given, of two places.
+/// The one constraint that is given, of two places. Fails if both are.
 pub fn one_of(a: Constrained, b: Constrained) -> Result<Constrained, WireError> {
     match (a, b) {
         (Some((_, first)), Some((_, second))) => {

@@ -27,12 +27,12 @@ pub struct Range {
 }
 
 impl Range {
-    /// `min..=max`.
+    /// The numbers from `min` to `max`, both included, in the field's own unit.
     pub const fn closed(min: f64, max: f64) -> Range {
         Range { min, min_allowed: true, max }
     }
 
-    /// Above `min`, up to and including `max`.
+    /// The numbers above `min`, up to and including `max`, in the field's own unit.
     pub const fn above(min: f64, max: f64) -> Range {
         Range { min, min_allowed: false, max }
     }
@@ -51,7 +51,7 @@ impl fmt::Display for Range {
 }
 
 impl Fields {
-    /// Parses a request body.
+    /// Parses a request body. Fails if it is not JSON or no object.
     pub fn parse(body: &[u8]) -> Result<Fields, WireError> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(left)) => Ok(Fields {
@@ -92,22 +92,22 @@ impl Fields {
         &self.asked_for
     }
 
-    /// Takes a string.
+    /// Takes a string, if the field is there. Fails if it is of another type.
     pub fn string(&mut self, name: &str) -> Result<Option<String>, WireError> {
         self.typed(name)
     }
 
-    /// Takes a boolean.
+    /// Takes a boolean, if the field is there. Fails if it is of another type.
     pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, WireError> {
         self.typed(name)
     }
 
-    /// Takes an object.
+    /// Takes an object, if the field is there. Fails if it is of another type.
     pub fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, WireError> {
         self.typed(name)
     }
 
-    /// Takes an array.
+    /// Takes an array, if the field is there. Fails if it is of another type.
     pub fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>, WireError> {
         self.typed(name)
     }
@@ -116,7 +116,7 @@ impl Fields {
         self.take(name).map(|value| typed(value, name)).transpose()
     }
 
-    /// Takes a number within `range`.
+    /// Takes a number within `range`, if the field is there. Fails if it is of another type or outside of it.
     pub fn number(&mut self, name: &str, range: Range) -> Result<Option<f64>, WireError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = value.as_f64().ok_or_else(|| wrong(name, "a number", &value))?;
@@ -126,7 +126,8 @@ impl Fields {
         Err(WireError::bad(name, format!("it must be {range}, this is {value}")))
     }
 
-    /// Takes an integer within `min..=max`; `1.0` is accepted.
+    /// Takes an integer within `min..=max`, if the field is there; `1.0` is accepted. Fails if it is of another type or
+    /// outside of these.
     pub fn integer(&mut self, name: &str, min: i64, max: i64) -> Result<Option<i64>, WireError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = whole(&value).ok_or_else(|| wrong(name, "an integer", &value))?;
@@ -166,7 +167,7 @@ pub fn whole(value: &Value) -> Option<i128> {
     (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i128)
 }
 
-/// Token ids; the arm checks whether its model has them.
+/// Token ids; the arm checks whether its model has them. Fails if one is no number from 0 to 2^32 - 1.
 pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     let one = |(index, value): (usize, &Value)| {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -178,7 +179,7 @@ pub fn token_ids(list: &[Value], param: &str) -> Result<Vec<u32>, WireError> {
     list.iter().enumerate().map(one).collect()
 }
 
-/// Takes a part of an object that is at `param`.
+/// Takes a part of an object that is at `param`, if it is there. Fails if it is of another type.
 pub fn optional<T: Typed>(
     holder: &mut Map<String, Value>,
     name: &str,
@@ -188,7 +189,7 @@ pub fn optional<T: Typed>(
     value.map(|value| typed(value, format_args!("{param}.{name}"))).transpose()
 }
 
-/// As [`optional`], of a text that must be there.
+/// Takes a text of an object that is at `param`. Fails if it is missing or of another type.
 pub fn required(
     holder: &mut Map<String, Value>,
     name: &str,
@@ -226,7 +227,7 @@ typed! {
     Map<String, Value>, Object, "an object";
 }
 
-/// The value at `param`, which must be of this type.
+/// The value at `param`. Fails if it is not of this type.
 pub fn typed<T: Typed>(value: Value, param: impl fmt::Display) -> Result<T, WireError> {
     T::of(value).map_err(|other| wrong(param.to_string(), T::NAME, &other))
 }

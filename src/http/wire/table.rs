@@ -319,7 +319,7 @@ pub fn refuse(fields: &Fields, shape: Shape) -> Result<(), WireError> {
     check(fields, &rows(shape))
 }
 
-/// As [`refuse`], for a route with a table of its own.
+/// Refuses fields as [`refuse`] does, for a route with a table of its own.
 pub fn refuse_by(fields: &Fields, own: &[OwnRow]) -> Result<(), WireError> {
     check(fields, &rows_by(own))
 }
@@ -367,17 +367,17 @@ fn below<'a>(holder: &'a Value, place: &str, name: &str, out: &mut Vec<(String, 
     }
 }
 
-/// Any value.
+/// True for any value.
 pub fn any(_: &Value) -> bool {
     true
 }
 
-/// Anything but `false`.
+/// True for anything but `false`.
 pub fn is_not_false(value: &Value) -> bool {
     *value != Value::Bool(false)
 }
 
-/// Anything but `true`.
+/// True for anything but `true`.
 pub fn is_not_true(value: &Value) -> bool {
     *value != Value::Bool(true)
 }
@@ -397,7 +397,7 @@ pub fn is_text(value: &Value) -> bool {
     value.as_str() != Some("")
 }
 
-/// Anything but 0.
+/// True for anything but 0.
 pub fn is_not_zero(value: &Value) -> bool {
     value.as_f64() != Some(0.0)
 }
@@ -406,7 +406,7 @@ fn is_positive(value: &Value) -> bool {
     value.as_f64().is_none_or(|value| value > 0.0)
 }
 
-/// Anything but 1.
+/// True for anything but 1.
 pub fn is_not_one(value: &Value) -> bool {
     whole(value) != Some(1)
 }

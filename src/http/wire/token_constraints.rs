@@ -13,7 +13,7 @@ const MAX_BAD_WORDS: usize = 128;
 /// Longest bad word in bytes.
 const MAX_BAD_WORD: usize = 256;
 
-/// Reads the fields; `max_tokens` is the longest reply that the request asks for.
+/// Reads the fields; `max_tokens` is the longest reply that the request asks for. Fails if one of them is not valid.
 pub fn token_constraints(
     fields: &mut Fields,
     max_tokens: Option<usize>,

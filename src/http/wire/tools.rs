@@ -24,7 +24,7 @@ pub fn declared(prompt: &Prompt) -> Option<Arc<Value>> {
 }
 
 /// A function as a chat template reads it: name, description and, from the field `schema`, parameters. `strict` is kept
-/// beside them.
+/// beside them. Fails if the name is missing or empty, or if a field is of the wrong type.
 pub fn function(
     mut tool: Map<String, Value>,
     schema: &str,
@@ -65,7 +65,7 @@ impl ToolChoice {
         matches!(self, ToolChoice::Required(Some(names)) if names.len() == 1)
     }
 
-    /// The word for it.
+    /// The word for the choice in `tool_choice`.
     pub fn word(&self) -> &'static str {
         match self {
             ToolChoice::Auto(_) => "auto",
@@ -74,7 +74,8 @@ impl ToolChoice {
         }
     }
 
-    /// The constraint that it makes of `tools`, in the form of chat completions; `one`: for one call only.
+    /// The constraint that it makes of `tools`, in the form of chat completions; `one`: for one call only. Fails if it
+    /// names a function that is not among the tools, if there is none to call, or if `format` is another constraint.
     pub fn constraint(
         &self,
         tools: Option<&Value>,
@@ -132,7 +133,7 @@ fn callable((place, tool): (usize, &Value)) -> Option<Function> {
 }
 
 /// The field `tool_choice` of OpenAI's APIs: a word, a function by name, or the functions that may be called. The name
-/// stands in an object `function` in chat completions, beside the type in responses.
+/// stands in an object `function` in chat completions, beside the type in responses. Fails if it is of another form.
 pub fn tool_choice(choice: Option<Value>) -> Result<ToolChoice, WireError> {
     let mut choice = match choice {
         None | Some(Value::Null) => return Ok(ToolChoice::Auto(None)),
@@ -194,7 +195,8 @@ fn allowed_tools(mut choice: Map<String, Value>) -> Result<ToolChoice, WireError
     word_choice(&mode, Some(names), &format!("{param}.mode"))
 }
 
-/// As [`tool_choice`], of an object; also whether only one tool may be called at a time.
+/// The field `tool_choice` of Anthropic's API, an object; also whether only one tool may be called at a time. Fails if
+/// it is of another form.
 pub fn tool_choice_of(mut choice: Map<String, Value>) -> Result<(ToolChoice, bool), WireError> {
     let one = optional(&mut choice, "disable_parallel_tool_use", "tool_choice")?.unwrap_or(false);
     let choice = match required(&mut choice, "type", "tool_choice")?.as_str() {

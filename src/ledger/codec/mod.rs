@@ -108,12 +108,12 @@ impl Batch {
         }
     }
 
-    /// Events so far.
+    /// How many events there are so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Bytes so far.
+    /// How many bytes there are so far.
     pub fn len(&self) -> usize {
         self.events.0.len()
     }
@@ -183,7 +183,7 @@ pub struct Events {
     pub events: Vec<(Duration, Event)>,
 }
 
-/// Reads the output of [`Batch::into_bytes`]; anything else is an error.
+/// Reads the output of [`Batch::into_bytes`]. Fails on any other bytes.
 pub fn decode(bytes: &[u8]) -> Result<Events, CodecError> {
     let mut input = Reader(bytes);
     let version = match input.byte()? {

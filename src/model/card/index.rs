@@ -53,6 +53,7 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// Room for the largest step of `plan`, on the host and on the GPU. Fails if memory is used up or the device fails.
     pub fn new(
         config: &ModelConfig,
         plan: &CardPlan,
@@ -63,7 +64,8 @@ impl Index {
         Ok(Index { tokens: plan.tokens, rows: plan.rows, words, inputs })
     }
 
-    /// Fills a step's lists; rows of one token each are padded up to `padded`.
+    /// Fills a step's lists; rows of one token each are padded up to `padded`. Fails if the step is larger than
+    /// planned.
     pub fn fill(
         &mut self,
         batch: &Batch,
@@ -115,12 +117,13 @@ impl Index {
         Ok(Width { tokens, rows, longest, decodes })
     }
 
-    /// From now on, the host writes to this one of its two places.
+    /// From now on, the host writes to this one of its two places. Fails if there is no such place.
     pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
         self.inputs.use_place(place)
     }
 
-    /// Sets the sampling parameters of the next rows.
+    /// Sets the sampling parameters of the next rows, `[rows]`, and the edits that they refer to. Fails if there are
+    /// more than planned.
     pub fn write_draws(
         &mut self,
         params: &[RowParams],
@@ -130,12 +133,12 @@ impl Index {
         self.inputs.write(EDITS, edits)
     }
 
-    /// Sets the masks of the next rows, `[masked rows][ceil(vocab / 32)]`.
+    /// Sets the masks of the next rows, `[masked rows][ceil(vocab / 32)]`. Fails if there are more than planned.
     pub fn write_masks(&mut self, masks: &[u32]) -> Result<(), CardError> {
         self.inputs.write(MASKS, masks)
     }
 
-    /// Copies what was written to the GPU. It may be overwritten once that is done.
+    /// Copies what was written to the GPU. It may be overwritten once that is done. Fails if the launch fails.
     pub fn fetch(&mut self, card: &dyn Card, part: InputPart) -> Result<(), CardError> {
         let sections = match part {
             InputPart::Lists => LISTS..PARAMS,
@@ -154,14 +157,17 @@ impl Index {
         5 * self.tokens + 4 * self.rows
     }
 
+    /// Token ids of the step, `[n]`.
     pub fn tokens(&self, n: usize) -> View<'_, u32> {
         self.section(0, n)
     }
 
+    /// Positions of the step's tokens, `[n]`, counted from 0 in each sequence.
     pub fn positions(&self, n: usize) -> View<'_, u32> {
         self.section(1, n)
     }
 
+    /// Slots of the step's tokens in the KV cache, `[n]`: block * block size + offset, or [`NO_SLOT`] for padding.
     pub fn slots(&self, n: usize) -> View<'_, u32> {
         self.section(2, n)
     }
@@ -186,15 +192,17 @@ impl Index {
         self.lists().part(4 * (self.tokens + self.rows) + first, n)
     }
 
+    /// Sampling parameters of the first `n` rows, `[n]`.
     pub fn params(&self, n: usize) -> View<'_, RowParams> {
         self.inputs.section(PARAMS).part(0, n)
     }
 
+    /// The edits of all rows.
     pub fn edits(&self) -> View<'_, TokenEdit> {
         self.inputs.section(EDITS)
     }
 
-    /// The words of all masks.
+    /// The words of all masks, 32 tokens each: `[masked rows][ceil(vocab / 32)]`.
     pub fn masks(&self) -> View<'_, u32> {
         self.inputs.section(MASKS)
     }

@@ -59,10 +59,12 @@ pub(super) struct Step<'a> {
 }
 
 impl NormWeight {
+    /// Numbers of a row.
     pub fn len(&self) -> usize {
         self.weight.len()
     }
 
+    /// The norm as kernels take it.
     pub fn on(&self) -> norm::Norm<'_> {
         norm::Norm { weight: self.weight.view(), eps: self.eps }
     }
@@ -79,6 +81,7 @@ impl HeadNorm {
 }
 
 impl Projection {
+    /// Numbers that it makes of a row, all parts together.
     pub fn outputs(&self) -> usize {
         self.parts.iter().map(Matrix::rows).sum()
     }
@@ -134,7 +137,8 @@ impl Layer {
         self.leaves_scale(kind, n).then(|| unscaled.get_mut(kind, n, norm.weight.view()))
     }
 
-    /// Norms the residual stream before the first layer, which is this one, if that is still to be done.
+    /// Norms the residual stream before the first layer, which is this one, if that is still to be done. Fails if the
+    /// launch fails.
     pub fn begin(&self, step: &Step<'_>, room: &mut Room) -> Result<(), CardError> {
         let (card, n) = (step.card, step.width.tokens);
         let (norm, kind) = self.first_norm(card, n);
@@ -166,7 +170,8 @@ impl Layer {
         }
     }
 
-    /// From the normed rows to those before the feed-forward part.
+    /// Launches a layer's attention: from the normed rows to those before the feed-forward part. Fails if a launch
+    /// fails.
     pub fn attend(
         &self,
         step: &Step<'_>,
@@ -247,7 +252,8 @@ impl Layer {
         (&self.attention_norm, self.qkv.input_kind(card, n))
     }
 
-    /// From the normed rows to those of the next norm, or to the residual stream.
+    /// Launches a layer's feed-forward part: from the normed rows to those of the next norm, or to the residual stream.
+    /// Fails if a launch fails.
     pub fn feed(
         &self,
         step: &Step<'_>,

@@ -36,7 +36,7 @@ impl CardPlan {
     }
 }
 
-/// Bytes of a model's weights on a GPU.
+/// Bytes of a model's weights on a GPU. Fails if a tensor is missing or is of a kind that no GPU has kernels for.
 pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
     let config = source.config();
     let mut total = 0;
@@ -57,7 +57,8 @@ pub fn weight_bytes(source: &Weights) -> Result<u64, LoadError> {
 }
 
 impl CardDecoder {
-    /// Copies the weights from `source` to `pool`. After a failure nothing is left behind.
+    /// Copies the weights from `source` to `pool`. Fails if a tensor is missing, has another shape or a kind that no GPU
+    /// has kernels for, if memory is used up, or if the device fails; nothing is left behind then.
     pub fn load(
         source: &Weights,
         plan: CardPlan,

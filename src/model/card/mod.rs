@@ -115,7 +115,7 @@ impl CardDecoder {
         self.pool.card()
     }
 
-    /// Makes the GPU usable from the calling thread.
+    /// Makes the GPU usable from the calling thread. Fails if the device has failed.
     pub fn enter(&self) -> Result<(), CardError> {
         self.card().enter()
     }
@@ -130,42 +130,44 @@ impl CardDecoder {
         self.model.plan.edits
     }
 
-    /// The next step has its inputs and ids in this place. The step before may be in flight in the other one.
+    /// The next step has its inputs and ids in this place, 0 or 1. The step before may be in flight in the other one.
+    /// Fails if there is no such place.
     pub fn use_place(&mut self, place: usize) -> Result<(), CardError> {
         self.model.index.use_place(place)?;
         self.model.place = place;
         Ok(())
     }
 
-    /// The place of the last step.
+    /// The place of the last step, 0 or 1.
     pub fn place(&self) -> usize {
         self.model.place
     }
 
-    /// Marks the beginning of a step on the GPU's clock.
+    /// Marks the beginning of a step on the GPU's clock. Fails if the device has failed.
     pub fn start_timer(&mut self) -> Result<(), CardError> {
         self.model.timers[self.model.place].start()
     }
 
-    /// Marks the end of a step.
+    /// Marks the end of a step. Fails if the device has failed.
     pub fn stop_timer(&mut self) -> Result<(), CardError> {
         self.model.timers[self.model.place].stop()
     }
 
-    /// Waits for the end of the step in this place; returns the GPU time since its beginning.
+    /// Waits for the end of the step in this place; returns the GPU time since its beginning. Fails if the device has
+    /// failed.
     pub fn read_timer(&self, place: usize) -> Result<Duration, CardError> {
         self.model.timers[place].read()
     }
 
     /// The ids of the first `n` rows that were sampled in this place, once the step has been waited for; `u32::MAX` for
-    /// rows with NaN logits.
+    /// rows with NaN logits. Fails if `n` is more than the plan's rows of logits.
     pub fn drawn(&self, place: usize, n: usize) -> Result<Vec<u32>, CardError> {
         let mut ids = vec![0; n];
         self.model.host_ids[place].read(0, &mut ids)?;
         Ok(ids)
     }
 
-    /// The log-probabilities of the same rows, if they were wanted.
+    /// The log-probabilities of the same rows, if they were wanted. Fails as [`CardDecoder::drawn`] does.
     pub fn logprobs(&self, place: usize, n: usize) -> Result<Vec<RowLogprobs>, CardError> {
         let mut rows = vec![RowLogprobs::default(); n];
         self.model.host_logprobs[place].read(0, &mut rows)?;
@@ -179,7 +181,8 @@ impl CardDecoder {
     }
 
     /// Launches a step up to the last layer. Token ids, positions, slots and blocks must be in range. The
-    /// caller checks them (see `engine::runner`), and must have waited for the last step in the same place.
+    /// caller checks them (see `engine::runner`), and must have waited for the last step in the same place. Fails if
+    /// the batch is larger than planned or a launch fails.
     pub fn forward(&mut self, batch: &Batch) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let width = self.model.index.fill(batch, &self.model.config, None)?;
@@ -187,19 +190,21 @@ impl CardDecoder {
     }
 
     /// Launches the logits of the needed rows `first .. first + n` of the last [`CardDecoder::forward`], into
-    /// the buffer that [`CardDecoder::sample`] and [`CardDecoder::read_logits`] use.
+    /// the buffer that [`CardDecoder::sample`] and [`CardDecoder::read_logits`] use. Fails if a launch fails.
     pub fn head(&mut self, first: usize, n: usize) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         self.model.head(&*card, first, n, false)
     }
 
-    /// Waits for row `row` of the logits, `[vocab]`, and copies it.
+    /// Waits for row `row` of the logits, `[vocab]`, and copies it. Fails if there is no such row, or if the device has
+    /// failed.
     pub fn read_logits(&self, row: usize, out: &mut [f32]) -> Result<(), CardError> {
         self.model.room.logits.read(row * self.model.config.vocab, out)
     }
 
     /// Launches the sampling of one token id for each row of the logits, which are overwritten. `masks`:
-    /// `[masked rows][ceil(vocab / 32)]`, where the parameters say. `logprobs`: log-probabilities are wanted.
+    /// `[masked rows][ceil(vocab / 32)]`, where the parameters say. `logprobs`: log-probabilities are wanted. Fails if
+    /// there are more rows, edits or masks than planned, or if a launch fails.
     pub fn sample(
         &mut self,
         params: &[RowParams],
@@ -218,13 +223,14 @@ impl CardDecoder {
         self.model.draw(&*card, params.len(), logprobs)
     }
 
-    /// Waits for the sampling that was launched last.
+    /// Waits for the sampling that was launched last. Fails if the device has failed.
     pub fn wait_for_ids(&self) -> Result<(), CardError> {
         self.card().synchronise(Stream::Compute)
     }
 
     /// Runs a whole decoding step, with one token and one sampled id per row, none of them masked. Replays a
-    /// CUDA graph of this width if possible; otherwise launches the kernels.
+    /// CUDA graph of this width if possible; otherwise launches the kernels. Fails if the batch is larger than planned,
+    /// or if a launch fails.
     pub fn decode(
         &mut self,
         batch: &Batch,
@@ -247,7 +253,8 @@ impl CardDecoder {
         model.run(&*card, Extent::Ids { logprobs }, width)
     }
 
-    /// As [`CardDecoder::decode`], up to the logits, `[rows][vocab]`: [`CardDecoder::sample`] follows.
+    /// As [`CardDecoder::decode`], up to the logits, `[rows][vocab]`: [`CardDecoder::sample`] follows. Fails as it
+    /// does.
     pub fn decode_logits(&mut self, batch: &Batch) -> Result<(), CardError> {
         let card = self.pool.card().clone();
         let (model, n) = (&mut self.model, batch.rows.len());

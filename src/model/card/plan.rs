@@ -41,7 +41,8 @@ pub struct CardPlan {
 }
 
 impl CardPlan {
-    /// For steps of at most `tokens` tokens in `rows` sequences.
+    /// A plan for steps of at most `tokens` tokens in `rows` sequences, and a KV cache of `blocks` blocks of
+    /// `block_size` tokens.
     pub fn new(
         config: &ModelConfig,
         (tokens, rows): (usize, usize),

@@ -41,6 +41,8 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// Takes the memory for the largest step of `plan`, with inputs of products in any of `kinds`. Fails if the pool's
+    /// memory is used up or the device fails.
     pub fn new(
         config: &ModelConfig,
         plan: &CardPlan,
@@ -81,6 +83,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    /// The sizes for the largest step of `plan`.
     pub fn of(config: &ModelConfig, plan: &CardPlan) -> Sizes {
         let (queries, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let widest = config.hidden.max(queries);

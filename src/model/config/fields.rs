@@ -47,10 +47,12 @@ impl Defaults {
 }
 
 impl<'a> Fields<'a> {
+    /// The fields of a JSON object; any other value has none.
     pub fn new(raw: &'a Value) -> Fields<'a> {
         Fields(raw)
     }
 
+    /// The value under `key`, unless it is absent or `null`.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
@@ -60,7 +62,7 @@ impl<'a> Fields<'a> {
         self.0.get(key).is_some()
     }
 
-    /// An object under `key`.
+    /// An object under `key`. Fails if it is something else.
     pub fn object(&self, key: &str) -> Result<Option<Fields<'a>>, String> {
         let object = |value: &'a Value| match value {
             Value::Object(_) => Ok(Fields(value)),
@@ -69,7 +71,7 @@ impl<'a> Fields<'a> {
         self.get(key).map(object).transpose()
     }
 
-    /// A count between 1 and 16 million.
+    /// A count between 1 and 16 million. Fails if it is outside of these or of another type.
     pub fn size(&self, key: &str) -> Result<Option<usize>, String> {
         let Some(size) = self.count(key)? else { return Ok(None) };
         match size {
@@ -79,13 +81,14 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A non-negative integer of any size.
+    /// A non-negative integer of any size. Fails if it is of another type.
     pub fn count(&self, key: &str) -> Result<Option<usize>, String> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
         number.map(Some).ok_or_else(|| format!("`{key}` has an invalid type: {value}, not a count"))
     }
 
+    /// A number. Fails if it is of another type.
     pub fn number(&self, key: &str) -> Result<Option<f64>, String> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_f64();
@@ -94,16 +97,19 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| format!("`{key}` has an invalid type: {value}, not a number"))
     }
 
+    /// A boolean. Fails if it is of another type.
     pub fn flag(&self, key: &str) -> Result<Option<bool>, String> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let flag = value.as_bool();
         flag.map(Some).ok_or_else(|| format!("`{key}` has an invalid type: {value}, not a flag"))
     }
 
+    /// A string; `None` also if the value is of another type.
     pub fn text(&self, key: &str) -> Option<&'a str> {
         self.get(key).and_then(Value::as_str)
     }
 
+    /// A list of numbers. Fails if it is something else.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().and_then(|list| {
@@ -112,7 +118,7 @@ impl<'a> Fields<'a> {
         list.map(Some).ok_or_else(|| format!("`{key}` is not a list of numbers"))
     }
 
-    /// End-of-sequence ids: one, several or none.
+    /// End-of-sequence ids: one, several or none. Fails if it is of another type.
     pub fn eos_ids(&self) -> Result<Vec<u32>, String> {
         let Some(value) = self.get("eos_token_id") else { return Ok(Vec::new()) };
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -123,7 +129,7 @@ impl<'a> Fields<'a> {
         ids.ok_or_else(|| format!("`eos_token_id` has an invalid type: {value}"))
     }
 
-    /// The activation under `key`; `silu` and the two names of tanh-GELU are known.
+    /// The activation under `key`; `silu` and the two names of tanh-GELU are known. Fails if it is another one.
     pub fn activation(&self, key: &str, default: &str) -> Result<Activation, String> {
         match self.text(key).unwrap_or(default) {
             "silu" | "swish" => Ok(Activation::Silu),
@@ -135,7 +141,8 @@ impl<'a> Fields<'a> {
     }
 
     /// The fields that all families share. The rest gets default values for the family's reader to change:
-    /// one kind of layer without a rotary embedding, SiLU, no biases, no caps and the usual scale.
+    /// one kind of layer without a rotary embedding, SiLU, no biases, no caps and the usual scale. Fails if one without
+    /// a default is missing, or if one is of the wrong type or out of range.
     pub fn shared(
         &self,
         family: &'static Family,
@@ -205,7 +212,8 @@ impl<'a> Fields<'a> {
     }
 
     /// The language model of a checkpoint that also reads images or sounds: `read` gets its `text_config`. The outer
-    /// object's end-of-sequence ids and tied embeddings come first.
+    /// object's end-of-sequence ids and tied embeddings come first. Fails if there is no `text_config`, or as `read`
+    /// does.
     pub fn text_part(
         &self,
         read: impl FnOnce(&Fields<'a>) -> Result<ModelConfig, String>,
@@ -217,7 +225,8 @@ impl<'a> Fields<'a> {
         Ok(ModelConfig { eos_ids, tied_embeddings: tied, ..config })
     }
 
-    /// Which layers have a window: from `layer_types` if the config has it, else from `by_index`.
+    /// Which layers have a window: from `layer_types` if the config has it, else from `by_index`. Fails if
+    /// `layer_types` has another length or names other kinds of layers.
     pub fn sliding(
         &self,
         layers: usize,

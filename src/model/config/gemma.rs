@@ -22,6 +22,7 @@ const DEFAULTS: Defaults = Defaults {
     tied: true,
 };
 
+/// Reads the config of Gemma 2. Fails if a field is missing or of the wrong type, or if its value is not supported.
 pub fn gemma2(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let config = common(fields, fields.shared(family, &DEFAULTS)?)?;
     let sliding = fields.sliding(config.layers, |layer| layer % 2 == 0)?;
@@ -35,6 +36,7 @@ pub fn gemma2(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfi
     Ok(with_windows(config, rope, &sliding, window))
 }
 
+/// Reads the config of a text model of Gemma 3. Fails as [`gemma2`] does, and for a model with bidirectional attention.
 pub fn gemma3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     if fields.flag("use_bidirectional_attention")? == Some(true) {
         return Err(
@@ -60,7 +62,8 @@ pub fn gemma3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfi
     })
 }
 
-/// The language model of a checkpoint that also has a vision part.
+/// The language model of a checkpoint that also has a vision part. Fails as [`gemma3`] does, and if there is no
+/// `text_config`.
 pub fn gemma3_text_part(
     fields: &Fields<'_>,
     family: &'static Family,

@@ -5,6 +5,8 @@ use super::fields::{Defaults, Fields};
 use super::{Bias, ModelConfig, rope};
 use crate::model::families::Family;
 
+/// Reads the config of GLM-4 (0414). Fails if a field is missing or of the wrong type, or if its value is not
+/// supported.
 pub fn glm4(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let defaults =
         Defaults { head_dim: Some(128), max_len: 131_072, eps: 1.5625e-7, ..Defaults::PLAIN };

@@ -9,6 +9,7 @@ use super::llama::plain;
 use super::{ModelConfig, Norm};
 use crate::model::families::Family;
 
+/// Reads the config of Granite. Fails if a field is missing or of the wrong type, or if a factor is not above 0.
 pub fn granite(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let config = plain(fields, family, &Defaults { max_len: 2048, ..Defaults::PLAIN })?;
     let factor = |key: &str| match fields.number(key)?.unwrap_or(1.0) {

@@ -6,10 +6,12 @@ use super::{Bias, LayerKind, ModelConfig, rope};
 use crate::device::Rope;
 use crate::model::families::Family;
 
+/// Reads the config of Llama. Fails as [`plain`] does.
 pub fn llama(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     plain(fields, family, &Defaults { max_len: 2048, ..Defaults::PLAIN })
 }
 
+/// Reads the config of SmolLM3. Fails as [`plain`] does.
 pub fn smollm3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let defaults = Defaults { kv_heads: Some(4), max_len: 32_768, tied: true, ..Defaults::PLAIN };
     let config = plain(fields, family, &defaults)?;
@@ -26,7 +28,8 @@ pub fn smollm3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConf
     Ok(ModelConfig { ropes, kinds: turned.iter().zip(&sliding).map(kind).collect(), ..config })
 }
 
-/// What Llama and its descendants have in common.
+/// Reads what Llama and its descendants have in common. Fails if a field is missing or of the wrong type, or if its
+/// value is not supported.
 pub fn plain(
     fields: &Fields<'_>,
     family: &'static Family,

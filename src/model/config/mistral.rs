@@ -5,7 +5,8 @@ use super::{ModelConfig, rope};
 use crate::device::QueryScale;
 use crate::model::families::Family;
 
-/// One window on every layer, in the versions that have one (`sliding_window` null: none; absent: 4096).
+/// Reads the config of Mistral: one window on every layer, in the versions that have one (`sliding_window` null: none;
+/// absent: 4096 tokens). Fails if a field is missing or of the wrong type, or if its value is not supported.
 pub fn mistral(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let defaults = Defaults { kv_heads: Some(8), max_len: 131_072, ..Defaults::PLAIN };
     let window =
@@ -13,7 +14,7 @@ pub fn mistral(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConf
     windowed(fields, fields.shared(family, &defaults)?, window)
 }
 
-/// With YaRN, and queries that grow with their position.
+/// Reads the config of Ministral 3, with YaRN and queries that grow with their position. Fails as [`mistral`] does.
 pub fn ministral3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let defaults = Defaults {
         kv_heads: Some(8),
@@ -28,7 +29,8 @@ pub fn ministral3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelC
     windowed(fields, ModelConfig { query_scale, ..config }, window)
 }
 
-/// The language model of a checkpoint that also reads images: either of the two.
+/// The language model of a checkpoint that also reads images: either of the two. Fails as [`mistral`] does, and if
+/// there is no `text_config` or its model is another.
 pub fn mistral3_text_part(
     fields: &Fields<'_>,
     family: &'static Family,

@@ -7,6 +7,7 @@ use crate::model::families::Family;
 
 const DEFAULTS: Defaults = Defaults { max_len: 2048, eps: 1e-5, ..Defaults::PLAIN };
 
+/// Reads the config of OLMo 2. Fails if a field is missing or of the wrong type, or if its value is not supported.
 pub fn olmo2(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let config = common(fields, family)?;
     let rope = rope::read(fields, &config, rope::params(fields)?, rope::theta(fields)?)?;
@@ -14,6 +15,7 @@ pub fn olmo2(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig
     Ok(with_windows(config, rope, &full, None))
 }
 
+/// Reads the config of OLMo 3. Fails as [`olmo2`] does.
 pub fn olmo3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let config = common(fields, family)?;
     let window =

@@ -5,6 +5,8 @@ use super::fields::{Defaults, Fields, with_windows};
 use super::{ModelConfig, rope};
 use crate::model::families::Family;
 
+/// Reads the config of Phi-3 and Phi-4-mini. Fails if a field is missing or of the wrong type, or if its value is not
+/// supported.
 pub fn phi3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let defaults = Defaults { eps: 1e-5, ..Defaults::PLAIN };
     let config = fields.shared(family, &defaults)?;

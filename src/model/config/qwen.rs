@@ -5,11 +5,14 @@ use super::fields::{Defaults, Fields, with_windows};
 use super::{Bias, ModelConfig, rope};
 use crate::model::families::Family;
 
+/// Reads the config of Qwen2 and Qwen2.5. Fails if a field is missing or of the wrong type, or if its value is not
+/// supported.
 pub fn qwen2(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let config = windowed(fields, fields.shared(family, &DEFAULTS)?)?;
     Ok(ModelConfig { bias: Bias { qkv: true, ..Bias::default() }, ..config })
 }
 
+/// Reads the config of Qwen3. Fails as [`qwen2`] does.
 pub fn qwen3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig, String> {
     let defaults = Defaults { head_dim: Some(128), ..DEFAULTS };
     let config = windowed(fields, fields.shared(family, &defaults)?)?;
@@ -18,7 +21,7 @@ pub fn qwen3(fields: &Fields<'_>, family: &'static Family) -> Result<ModelConfig
 }
 
 /// The language model of Qwen3-VL. Its rotary embedding has sections for places in an image, which are the same for
-/// text.
+/// text. Fails as [`qwen3`] does, and if there is no `text_config`.
 pub fn qwen3_text_part(
     fields: &Fields<'_>,
     family: &'static Family,

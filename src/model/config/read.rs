@@ -29,7 +29,8 @@ pub fn refuse_quantised(raw: &Value) -> Result<(), String> {
 }
 
 impl ModelConfig {
-    /// Reads and checks `dir/config.json`.
+    /// Reads and checks `dir/config.json`. Fails if the file cannot be read, is not JSON, or describes a model that is
+    /// not supported.
     pub fn read(dir: &Path) -> Result<ModelConfig, LoadError> {
         let path = dir.join("config.json");
         if !path.is_file()
@@ -45,7 +46,8 @@ impl ModelConfig {
         ModelConfig::from_json(&raw).map_err(bad)
     }
 
-    /// Reads and checks the content of a `config.json`; the error is one line for the operator.
+    /// Reads and checks the content of a `config.json`. Fails if the architecture or a value is not supported or not
+    /// valid; the error is one line for the operator.
     pub fn from_json(raw: &Value) -> Result<ModelConfig, String> {
         let family = families::named(raw["architectures"][0].as_str().unwrap_or("(none)"))?;
         refuse_quantised(raw)?;

@@ -21,7 +21,7 @@ struct ScalingInputs<'a> {
     original: usize,
 }
 
-/// The object with RoPE parameters, in either spelling.
+/// The object with RoPE parameters, in either spelling. Fails if it is no object.
 pub fn params<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, String> {
     match fields.object("rope_scaling")? {
         Some(scaling) => Ok(Some(scaling)),
@@ -30,7 +30,7 @@ pub fn params<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, String> {
 }
 
 /// The rotary embedding of the layers without a window, then that of the windowed ones; `thetas` are their default
-/// bases. `rope_scaling` applies to the former only.
+/// bases. `rope_scaling` applies to the former only. Fails if one of them is not valid or not supported.
 pub fn full_and_sliding(
     fields: &Fields<'_>,
     config: &ModelConfig,
@@ -48,7 +48,8 @@ pub fn full_and_sliding(
     ])
 }
 
-/// The rotary embedding that `params` describe; `theta` is the default base.
+/// The rotary embedding that `params` describe; `theta` is the default base. Fails if they are not valid or not
+/// supported.
 pub fn read(
     fields: &Fields<'_>,
     config: &ModelConfig,
@@ -58,7 +59,8 @@ pub fn read(
     read_partial(fields, config, params, theta, 1.0)
 }
 
-/// As [`read`], for families that turn the share `partial` of each head if the config does not say how much.
+/// As [`read`], for families that turn the share `partial` of each head if the config does not say how much. Fails as
+/// it does.
 pub fn read_partial(
     fields: &Fields<'_>,
     config: &ModelConfig,
@@ -94,7 +96,7 @@ pub fn read_partial(
     inputs.rope()
 }
 
-/// The top-level `rope_theta`, or transformers' default.
+/// The top-level `rope_theta`, or transformers' default. Fails if it is no number.
 pub fn theta(fields: &Fields<'_>) -> Result<f64, String> {
     Ok(fields.number("rope_theta")?.unwrap_or(10_000.0))
 }

@@ -55,7 +55,7 @@ impl Scheme {
         ("q5_k_m", Scheme::Mix(Kind::Q5K)),
     ];
 
-    /// The format with this name, in upper or lower case. The error lists the known names.
+    /// The format with this name, in upper or lower case. Fails if there is none; the error lists the known names.
     pub fn parse(name: &str) -> Result<Scheme, String> {
         let found = Scheme::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         found.map(|(_, scheme)| *scheme).ok_or_else(|| {
@@ -101,7 +101,8 @@ struct Made {
 }
 
 impl Dummy {
-    /// The model that `dir/config.json` describes. Reads nothing else.
+    /// The model that `dir/config.json` describes. Reads nothing else. Fails if that file cannot be read or its model
+    /// is not supported.
     pub fn open(dir: &Path, scheme: Scheme, seed: u64) -> Result<Dummy, LoadError> {
         let config = ModelConfig::read(dir)?;
         let path = dir.join("config.json");
@@ -142,12 +143,12 @@ impl Dummy {
         self.tensors.iter().map(|(name, made)| (name.as_str(), made.kind, made.shape.as_slice()))
     }
 
-    /// Type and shape of one tensor, to allocate memory for it.
+    /// Type and shape of one tensor, to allocate memory for it. Fails if the model has no such tensor.
     pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
         self.made(name).map(|made| (made.kind, made.shape.clone()))
     }
 
-    /// Writes a tensor's blocks to `out`, which must have exactly their length.
+    /// Writes a tensor's blocks to `out`, which must have exactly their length. Fails if the model has no such tensor.
     pub fn fill(&self, name: &str, out: &mut [u8]) -> Result<(), LoadError> {
         let made = self.made(name)?;
         match made.role {

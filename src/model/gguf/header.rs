@@ -105,7 +105,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header of the file with the bytes `file`.
+    /// Reads the header of the file with the bytes `file`. Fails if it is damaged, or in a version or with a kind of
+    /// tensor that is not supported.
     pub fn parse(file: &[u8]) -> Result<Header> {
         let mut cursor = Cursor { file, at: 0 };
         check_version(&mut cursor)?;

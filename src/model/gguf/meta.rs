@@ -27,7 +27,8 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// A count or an id.
+    /// A count or an id; `None` if the key is absent. Fails if it has another type, or if it is a list of different
+    /// counts.
     pub fn count(&self, key: &str) -> Result<Option<u64>> {
         match self.header.entries.get(key) {
             None => Ok(None),
@@ -69,7 +70,8 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// A list of strings, borrowed from the file.
+    /// A list of strings, borrowed from the file; `None` if the key is absent. Fails if it has another type or is not
+    /// UTF-8.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         let (len, at) = match self.header.entries.get(key) {
             None => return Ok(None),
@@ -90,7 +92,7 @@ impl<'a> Metadata<'a> {
         Ok(Some(texts))
     }
 
-    /// A list of booleans; a single one or a number is none.
+    /// A list of booleans; `None` if the key is absent. Fails if it has another type, a single boolean included.
     pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
         match self.header.entries.get(key) {
             None => Ok(None),
@@ -101,7 +103,7 @@ impl<'a> Metadata<'a> {
         }
     }
 
-    /// A list of numbers of any type.
+    /// A list of numbers of any type; `None` if the key is absent. Fails if it has another type.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let (element, at) = match self.header.entries.get(key) {
             None => return Ok(None),

@@ -52,7 +52,8 @@ struct Placed {
 }
 
 impl Gguf {
-    /// Maps and checks a file, and the other parts of a split one: container, architecture, configuration, names.
+    /// Maps and checks a file, and the other parts of a split one: container, architecture, configuration, names. Fails
+    /// if a file cannot be read, is damaged, or holds a model that is not supported.
     pub fn open(path: &Path) -> Result<Gguf, LoadError> {
         let parts = Parts::open(path)?;
         let fault = |fault| at(path, fault);
@@ -116,7 +117,8 @@ impl Gguf {
         self.tensors.contains_key(name)
     }
 
-    /// A tensor as stored: blocks row by row. Copied only if its rows have to be reordered.
+    /// A tensor as stored: blocks row by row. Copied only if its rows have to be reordered. Fails if the model has no
+    /// such tensor, or if its rows cannot be reordered.
     pub fn stored(&self, name: &str) -> Result<Stored<'_>, LoadError> {
         let placed = self.placed(name)?;
         let (Placed { info, undo, .. }, bytes) = (placed, self.bytes(placed));
@@ -132,7 +134,7 @@ impl Gguf {
         Ok(Stored { kind: info.kind, shape: info.shape.clone(), bytes })
     }
 
-    /// Type and shape of one tensor.
+    /// Type and shape of one tensor. Fails if the model has no such tensor.
     pub fn plan(&self, name: &str) -> Result<(Kind, Vec<usize>), LoadError> {
         self.placed(name).map(|at| (at.info.kind, at.info.shape.clone()))
     }

@@ -31,7 +31,8 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Maps and checks the file, and those that it says it is split into.
+    /// Maps and checks the file, and those that it says it is split into. Fails if one cannot be read or is damaged, or
+    /// if parts are missing.
     pub fn open(path: &Path) -> Result<Parts, LoadError> {
         let (first, mut header) = read(path)?;
         let tensors = std::mem::take(&mut header.tensors);

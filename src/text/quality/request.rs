@@ -67,17 +67,17 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// A text to be continued.
+    /// A text to be continued by at most `max_tokens` tokens.
     pub fn text(text: &'a str, max_tokens: Option<usize>) -> Request<'a> {
         Request::raw(Prompt::Text(text), max_tokens)
     }
 
-    /// Tokens to be continued.
+    /// Token ids to be continued by at most `max_tokens` tokens.
     pub fn tokens(ids: &'a [u32], max_tokens: Option<usize>) -> Request<'a> {
         Request::raw(Prompt::Tokens(ids), max_tokens)
     }
 
-    /// As this, of a request whose reply a grammar holds.
+    /// The same request; `structured`: a grammar holds its reply.
     pub fn structured(self, structured: bool) -> Request<'a> {
         Request { structured, ..self }
     }

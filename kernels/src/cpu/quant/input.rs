@@ -24,6 +24,7 @@ pub enum Form {
     K256,
 }
 
+/// How many forms of input there are.
 pub const FORMS: usize = 3;
 
 impl Form {
@@ -69,6 +70,7 @@ pub struct Groups {
 }
 
 impl Groups {
+    /// Number of groups: one panel each.
     pub fn count(&self) -> usize {
         self.n.div_ceil(self.width)
     }

@@ -91,13 +91,15 @@ pub struct QMatrix {
 }
 
 impl QMatrix {
-    /// Packs rows as stored in a file, end to end in `bytes`, into memory of its own.
+    /// Packs rows as stored in a file, end to end in `bytes`, into memory of its own. Fails if `cols` is no multiple of
+    /// the kind's block, if `bytes` is not as long as `rows` rows, or if the memory cannot be had.
     pub fn new(kind: Kind, rows: usize, cols: usize, bytes: &[u8]) -> Result<QMatrix, QuantError> {
         let mut store = WeightStore::new(Self::packed_bytes(kind, rows, cols)?)?;
         Self::new_in(&mut store, &Pool::new(1), kind, rows, cols, bytes)
     }
 
-    /// Packs rows as stored in a file into a model's store, on all threads of the pool.
+    /// Packs rows as stored in a file into a model's store, on all threads of the pool. `bytes` is `[rows][row bytes]`.
+    /// Fails as [`QMatrix::new`] does, or if the store is full.
     pub fn new_in(
         store: &mut WeightStore,
         pool: &Pool,
@@ -125,7 +127,8 @@ impl QMatrix {
     }
 
     /// Bytes that a matrix takes once packed: as much as stored, up to 6 % more where scales of less than a
-    /// byte are made whole (Q3_K, Q4_K, Q5_K, IQ4_XS, MXFP4), and rows filled up to a multiple of 16.
+    /// byte are made whole (Q3_K, Q4_K, Q5_K, IQ4_XS, MXFP4), and rows filled up to a multiple of 16. Fails if `cols`
+    /// is no multiple of the kind's block, or if the matrix is too large to address.
     pub fn packed_bytes(kind: Kind, rows: usize, cols: usize) -> Result<usize, QuantError> {
         let too_large = QuantError::TooLarge { kind, rows, cols };
         if !cols.is_multiple_of(kind.block()) {

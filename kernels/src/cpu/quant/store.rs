@@ -42,7 +42,8 @@ pub struct Piece {
 }
 
 impl WeightStore {
-    /// Takes `bytes` (the sum of `QMatrix::packed_bytes` of all matrices to come) from the system.
+    /// Takes `bytes` (the sum of `QMatrix::packed_bytes` of all matrices to come) from the system. Fails if the system
+    /// refuses.
     pub fn new(bytes: usize) -> Result<WeightStore, QuantError> {
         let refused = || QuantError::Memory { bytes };
         let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN).map_err(|_| refused())?;
@@ -62,7 +63,7 @@ impl WeightStore {
         self.used
     }
 
-    /// The next `len` bytes, zeroed.
+    /// The next `len` bytes, zeroed. Fails if the store has fewer left.
     pub fn take(&mut self, len: usize) -> Result<PieceMut, QuantError> {
         let room = self.capacity() - self.used;
         let size = len.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);

@@ -280,6 +280,7 @@ pub(super) struct Opened {
 }
 
 impl Opened {
+    /// An opened tile of zeros.
     pub fn new() -> Opened {
         let (q, scale) = ([[[0; 4]; TILE]; MAX_BLOCK / 4], [[0; TILE]; MAX_BLOCK / 16]);
         Opened { q, scale, d: [0.0; TILE] }

@@ -56,14 +56,17 @@ pub(super) const fn case(
 }
 
 impl Case {
+    /// The same case with a sliding window of `tokens` tokens.
     pub const fn window(self, tokens: usize) -> Case {
         Case { window: Some(tokens), ..self }
     }
 
+    /// The same case with scores capped at `cap` (`cap * tanh(score / cap)`).
     pub const fn cap(self, cap: f32) -> Case {
         Case { soft_cap: Some(cap), ..self }
     }
 
+    /// The same case with outputs in this form.
     pub const fn out(self, out: ActKind) -> Case {
         Case { out, ..self }
     }
@@ -261,6 +264,7 @@ pub(super) struct Side {
 }
 
 impl Data {
+    /// Random rows, block tables and cache contents of a case. What must not be read is poisoned.
     pub fn new(case: &Case, seed: u64) -> Data {
         let mut numbers = Numbers::new(seed);
         let (heads, kv_heads, head_dim) = case.heads;
@@ -303,6 +307,7 @@ impl Data {
         Data { shape, keys, values, qkv, rows, tables }
     }
 
+    /// Number of tokens in `qkv`, padding included.
     pub fn tokens(&self, case: &Case) -> usize {
         self.qkv.len() / ((case.heads.0 + 2 * case.heads.1) * case.heads.2)
     }
@@ -378,6 +383,7 @@ pub(super) struct Given {
 }
 
 impl Given {
+    /// Copies a case's data to the device; the outputs are poisoned. Fails if memory is used up or the device fails.
     pub fn new(bench: &Bench, case: &Case, data: &Data) -> Result<Given, CardError> {
         let Bench { card, pool } = bench;
         let (heads, _, dim) = case.heads;
@@ -404,7 +410,8 @@ impl Given {
         })
     }
 
-    /// What the case's way gives. `raw`: see [`attend_decode`].
+    /// Runs the case's kernel and reads its outputs, `[tokens][heads * head_dim]`. `raw`: see [`attend_decode`]. Fails
+    /// if the kernel refuses the shapes or the device fails.
     pub fn attend(
         &mut self,
         bench: &Bench,

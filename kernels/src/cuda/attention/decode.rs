@@ -86,7 +86,7 @@ pub fn partials_len(rows: usize, heads: usize, splits: usize, head_dim: usize) -
 /// places of the rows' contexts, of which no other row of the step has any. With `None` queries are ready, and keys and
 /// values are in the cache already. `splits`: see [`plan_splits`]; any number is right, and no more shares are made than
 /// the kernels can put together. `partials`: see [`partials_len`]. The rows' first tokens are below `rows.count`, and
-/// the tables name blocks of the cache.
+/// the tables name blocks of the cache. Fails if lengths do not fit together or the launch fails.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn attend_decode(
     card: &dyn Card,

@@ -8,7 +8,8 @@ use crate::cuda::kv::{KvKind, KvView, Rows};
 
 const WARPS: usize = 4;
 
-/// As [`super::attend_prefill`], in f32 throughout.
+/// Attention as [`super::attend_prefill`] computes it, in f32 throughout; `longest_len` and `tokens` in tokens, as
+/// there. Fails if lengths do not fit together or the launch fails.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn attend_exact(
     card: &dyn Card,

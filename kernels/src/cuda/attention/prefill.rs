@@ -36,7 +36,8 @@ const TILE: usize = 64;
 /// Attention of a step of `tokens` tokens, written to `out`, `[tokens][heads * head_dim]`.
 ///
 /// A row's queries are the last of its context. `longest_len`: at least the most query tokens of a row; what is
-/// beyond it stays unanswered. Rows without tokens write nothing. Else as [`super::attend_decode`].
+/// beyond it stays unanswered. Rows without tokens write nothing. Else as [`super::attend_decode`]. Fails if lengths do
+/// not fit together or the launch fails.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn attend_prefill(
     card: &dyn Card,

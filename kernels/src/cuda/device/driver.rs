@@ -42,6 +42,7 @@ pub(super) fn has_cublas() -> bool {
 pub(super) struct Faults(OnceLock<String>);
 
 impl Faults {
+    /// Fails with [`CardError::Dead`] once a call has returned an error that the context does not survive.
     pub fn alive(&self) -> Result<(), CardError> {
         match self.0.get() {
             Some(why) => Err(CardError::Dead(why.clone())),
@@ -49,11 +50,12 @@ impl Faults {
         }
     }
 
+    /// Translates a call's result. `doing` says in words what the call was for. Fails if the call has failed.
     pub fn check<T>(&self, result: Result<T, DriverError>, doing: &str) -> Result<T, CardError> {
         result.map_err(|error| self.translate(error, 0, doing))
     }
 
-    /// As [`Faults::check`], for a call that asks for so much memory.
+    /// As [`Faults::check`], for a call that asks for `bytes` bytes of memory. Fails if the call has failed.
     pub fn check_bytes<T>(
         &self,
         result: Result<T, DriverError>,

@@ -32,7 +32,8 @@ struct Function {
 }
 
 impl Kernels {
-    /// Loads every image; the card's context is bound.
+    /// Loads every image; the card's context is bound. Fails if the driver rejects an image, most often because it is
+    /// too old for it.
     pub fn load(
         &mut self,
         faults: &Faults,
@@ -55,7 +56,8 @@ impl Kernels {
         Ok(())
     }
 
-    /// The function of this name, ready for so much dynamic shared memory.
+    /// The function of this name, ready for `shared` bytes of dynamic shared memory. Fails if no image has it, or if
+    /// the device has less shared memory.
     pub fn function(
         &self,
         name: &'static str,

@@ -33,7 +33,8 @@ impl Default for Options {
 }
 
 impl CudaCard {
-    /// Opens the driver's card of this ordinal, and loads all kernels.
+    /// Opens the driver's card of this ordinal, and loads all kernels. Fails if there is no such device, no driver or
+    /// no cuBLAS, or if the driver rejects the kernels.
     pub fn open(ordinal: usize, options: Options) -> Result<Arc<CudaCard>, OpenError> {
         let found = start::find(ordinal)?;
         if !has_cublas() {

@@ -28,13 +28,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The card at this place of the PCI bus, as `0000:3b:00.0`; says why there is nothing to be read.
+    /// The card at this place of the PCI bus, as `0000:3b:00.0`. Fails, and says why, if NVML is not there or does not
+    /// know the card.
     pub fn open(bus: &str) -> Result<Watch, String> {
         let nvml = Nvml::init().map_err(|e| e.to_string())?;
         nvml.device_by_pci_bus_id(bus).map_err(|e| format!("GPU {bus}: {e}"))?;
         Ok(Watch { nvml, bus: bus.to_owned() })
     }
 
+    /// What the card's sensors show now; a value that cannot be read is `None`.
     pub fn read(&self) -> Readings {
         let Ok(card) = self.nvml.device_by_pci_bus_id(self.bus.as_str()) else {
             return Readings::default();

@@ -24,7 +24,8 @@ struct Plan {
 }
 
 impl Products {
-    /// Products on this stream, with `bytes` at `workspace` to work in; the context is bound.
+    /// Products on this stream, with `bytes` bytes at `workspace` to work in; the context is bound. Fails if cuBLAS
+    /// cannot be started.
     pub fn start(
         stream: CUstream,
         workspace: CUdeviceptr,
@@ -60,7 +61,7 @@ impl Products {
             .map_err(|e| refused(e, "setting cuBLAS's arithmetic"))
     }
 
-    /// Enqueues a product.
+    /// Enqueues a product. Fails if the sizes are too large for cuBLAS or it refuses the product.
     ///
     /// # Safety
     /// The addresses hold what [`Gemm`] says.

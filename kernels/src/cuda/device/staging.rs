@@ -33,7 +33,8 @@ struct Piece {
 }
 
 impl Staging {
-    /// Copies to the card, and returns once `from` may be changed. The context is bound.
+    /// Copies `from` to the address `to` on the card, and returns once `from` may be changed. The context is bound.
+    /// Fails if no pinned memory can be had or the driver refuses the copy.
     pub fn upload(
         &mut self,
         to: u64,
@@ -67,7 +68,7 @@ impl Staging {
         Ok(())
     }
 
-    /// [`SMALL`] bytes of pinned memory.
+    /// [`SMALL`] bytes of pinned memory. Fails if the driver refuses it.
     pub fn small(&mut self, faults: &Faults) -> Result<Handle<c_void>, CardError> {
         match self.small {
             Some(memory) => Ok(memory),

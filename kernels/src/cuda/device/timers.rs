@@ -19,7 +19,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// The context is bound, here and below.
+    /// Creates a timer. The context is bound, here and below. Fails if the driver refuses an event.
     pub fn create(&mut self, faults: &Faults) -> Result<Timer, CardError> {
         let kind = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let event =
@@ -31,10 +31,13 @@ impl Timers {
         Ok(Timer(self.next))
     }
 
+    /// The two events of a timer. Fails if there is no such timer.
     pub fn get(&self, timer: Timer) -> Result<Events, CardError> {
         self.events.get(&timer).copied().ok_or_else(|| other("there is no such timer"))
     }
 
+    /// Enqueues one of a timer's events, [`START`] or [`STOP`], on `stream`. Fails if there is no such timer or the
+    /// driver refuses.
     pub fn mark(
         &self,
         timer: Timer,
@@ -47,10 +50,12 @@ impl Timers {
         faults.check(unsafe { result::event::record(event.0, stream) }, "marking a timer")
     }
 
+    /// Destroys a timer's events; an unknown timer has none.
     pub fn destroy(&mut self, timer: Timer) {
         self.events.remove(&timer).into_iter().flatten().for_each(destroy);
     }
 
+    /// Destroys all timers.
     pub fn close(&mut self) {
         self.events.drain().flat_map(|(_, events)| events).for_each(destroy);
     }

@@ -51,10 +51,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
+    /// A clock at 0, of a device that is as fast as `pace` says.
     pub fn new(pace: Pace) -> Clock {
         Clock { pace, ..Clock::default() }
     }
 
+    /// The host's time.
     pub fn now(&self) -> Duration {
         self.host
     }
@@ -66,6 +68,7 @@ impl Clock {
         (begun, self.pace.of(work))
     }
 
+    /// Notes that `work` ends at `at` on its stream.
     pub fn end(&mut self, stream: Stream, at: Duration, work: &Work) {
         self.ends[stream as usize] = at;
         if is_copy(work) {
@@ -98,6 +101,7 @@ fn is_copy(work: &Work) -> bool {
 pub(super) struct Marks([Option<Duration>; 2]);
 
 impl Marks {
+    /// Sets the time of the end, or else of the beginning.
     pub fn set(&mut self, end: bool, at: Duration) {
         self.0[usize::from(end)] = Some(at);
     }

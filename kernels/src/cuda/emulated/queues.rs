@@ -22,6 +22,7 @@ impl Work {
         matches!(self, Work::Launch(..) | Work::Product(_))
     }
 
+    /// What it is, in words; for a launch, its kernel's name.
     pub fn name(&self) -> &'static str {
         match self {
             Work::Launch(kernel, ..) => kernel,
@@ -56,20 +57,23 @@ impl Work {
 pub(super) struct Queues([VecDeque<(Work, Duration)>; 2]);
 
 impl Queues {
+    /// Puts work at the end of a stream; `at` is when the host enqueued it.
     pub fn push(&mut self, stream: Stream, work: Work, at: Duration) {
         self.0[stream as usize].push_back((work, at));
     }
 
+    /// Names of what is on a stream, the oldest first.
     pub fn names(&self, stream: Stream) -> Vec<&'static str> {
         self.0[stream as usize].iter().map(|(work, _)| work.name()).collect()
     }
 
-    /// Pieces of work on [`Stream::Compute`] up to the last end of this timer; 0 if none waits.
+    /// How many pieces of work are on [`Stream::Compute`] up to the last end of this timer; 0 if none waits.
     pub fn up_to_end(&self, timer: Timer) -> usize {
         let is_end = |(work, _): &(Work, Duration)| matches!(work, Work::Mark { timer: of, end: true } if *of == timer);
         self.0[Stream::Compute as usize].iter().rposition(is_end).map_or(0, |last| last + 1)
     }
 
+    /// Takes the oldest work off a stream, with the time at which it was enqueued.
     pub fn pop(&mut self, stream: Stream) -> Option<(Work, Duration)> {
         self.0[stream as usize].pop_front()
     }

@@ -67,7 +67,8 @@ pub struct UnscaledBuffer {
 }
 
 impl UnscaledBuffer {
-    /// Room for rows of `width` in any of these forms, as many as [`leaves_scale`] allows.
+    /// Room for rows of `width` in any of these forms, as many as [`leaves_scale`] allows. Fails if memory is used up
+    /// or the device fails.
     pub fn new(
         card: &Arc<dyn Card>,
         pool: Pool,
@@ -108,7 +109,8 @@ impl UnscaledBuffer {
     }
 }
 
-/// `x += branch`, then its norm without the scale, `n` rows.
+/// `x += branch`, then its norm without the scale, `n` rows of `[out.weight.len()]`. Fails if lengths do not fit
+/// together, if rows do not start on 16 bytes, or if the launch fails.
 pub fn rms_pieces(
     card: &dyn Card,
     x: ViewMut<'_, f32>,

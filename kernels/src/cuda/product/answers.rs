@@ -24,7 +24,7 @@ struct Case {
     way: Way,
 }
 
-/// Products of weights in f32, f16 and bf16.
+/// Products of weights in f32, f16 and bf16. Fails if a launch fails; a wrong result is no failure, but in the check.
 pub fn dense_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut checks = Vec::new();
     for kind in Kind::on_cards().filter(|kind| !kind.is_quantised()) {
@@ -46,7 +46,7 @@ pub fn dense_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> 
     Ok(checks)
 }
 
-/// Products of quantised weights.
+/// Products of quantised weights. Fails as [`dense_checks`] does.
 pub fn quantised_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut checks = Vec::new();
     for kind in Kind::on_cards().filter(|kind| kind.is_quantised()) {
@@ -156,6 +156,7 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
+    /// Copies `x` to the device in the form `kind`. Fails if memory is used up or the device fails.
     pub fn new(bench: &Bench, kind: ActKind, x: &[f32]) -> Result<Inputs, CardError> {
         let pick = |wanted: ActKind| if kind == wanted { x } else { &[] };
         let (quantised, scales, rounded) = quantise(pick(ActKind::Q8));
@@ -180,6 +181,7 @@ impl Inputs {
         })
     }
 
+    /// The inputs on the device, in their form.
     pub fn acts(&self) -> Acts<'_> {
         match self.kind {
             ActKind::F32 => Acts::F32(self.floats.view()),

@@ -25,7 +25,7 @@ pub(super) enum Few {
 }
 
 impl<'a> Fused<'a> {
-    /// Of `n` inputs with `kernel`, if there is one and it can do that.
+    /// The product of `n` inputs with `kernel`; `None` without a kernel, or if it cannot do that.
     pub fn of(
         card: &dyn Card,
         matrix: &'a Matrix,
@@ -60,7 +60,7 @@ pub(super) struct Tiled<'a> {
 }
 
 impl<'a> Tiled<'a> {
-    /// Of `n` inputs with one of these kernels, if there is one and it can do that.
+    /// The product of `n` inputs with one of these kernels; `None` without one, or if it cannot do that.
     pub fn of(
         card: &dyn Card,
         matrix: &'a Matrix,

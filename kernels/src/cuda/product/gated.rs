@@ -13,7 +13,7 @@ use crate::cuda::rows::{Activation, gated, require, written};
 
 /// `out = activation(gate) * up`, where the rows of `parts` are first those of the gate, then as many of up. `n` inputs
 /// of as many numbers as the parts have columns, in [`Matrix::input_kind`], and a bias for all rows. `wide`: room for
-/// `n` times all rows.
+/// `n` times all rows. Fails if lengths do not fit together or the launch fails.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn multiply_gated<'a>(
     card: &dyn Card,

@@ -16,7 +16,7 @@ use crate::cuda::rows::require;
 
 /// `stream += x * weights^T + bias`, and the norm of that if a product follows: `n` rows of as many numbers as `parts`
 /// have rows. `branch`: room for as many numbers as `stream`. Inputs as [`multiply_all`] takes them; they may not lie
-/// where `out` is.
+/// where `out` is. Fails if lengths do not fit together or a launch fails.
 #[allow(clippy::too_many_arguments, reason = "parts of a step belong to different owners")]
 pub fn multiply_normed(
     card: &dyn Card,

@@ -13,7 +13,7 @@ use crate::cuda::card::{Arg, COUNTS, Card, CardError, Grid};
 use crate::cuda::rows::require;
 
 /// `[n][columns]` to `[n][results of all parts, side by side]`, and a bias for all of them. Inputs as [`multiply`]
-/// takes them; all parts take them in the same form.
+/// takes them; all parts take them in the same form. Fails if lengths do not fit together or the launch fails.
 pub fn multiply_all<'a>(
     card: &dyn Card,
     parts: &[Matrix],
