@@ -62,8 +62,8 @@ impl LoadAsked {
 
 impl Control {
     /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting. Fails if another
-    /// canary is loaded or loading, if there is no stable model, if the revision is not the one expected, or if the
-    /// model cannot be loaded.
+    /// canary is loaded or loading, if there is no stable model, or if the model cannot be loaded, was rejected before,
+    /// or can do less than stable; `asked` may allow the latter two.
     pub async fn load_canary(
         self: &Arc<Self>,
         asked: LoadAsked,
@@ -307,8 +307,8 @@ impl Control {
         both.iter().flat_map(|one| self.ledger.held_against(one)).map(pardoned).collect()
     }
 
-    /// Carries out an order; returns when it is in force and written down. Fails if there is nothing that it could be
-    /// about, if the revision is not the one expected, or if the ledger does not write it in time.
+    /// Carries out an order; returns when it is in force and written down. Fails if the order does not apply
+    /// now, if its revision is missing or not the present one, or if the ledger does not write it in time.
     pub async fn order(&self, asked: Asked) -> Result<(), ControlError> {
         let done = self.give(asked)?;
         self.wait(done).await

@@ -63,8 +63,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Feeds the events to the machine, each with its time since the rollout's start. Fails at the first event that is an
-/// error.
+/// Feeds the events to the machine, each at its own time. Fails at the first event that is an error.
 pub fn replay(
     mut rollout: Rollout,
     events: impl Iterator<Item = Result<(Duration, Event), LedgerError>>,

@@ -33,7 +33,8 @@ impl Admission {
         Admission { encodes: Arc::new(Semaphore::new(2 * processors)), longest }
     }
 
-    /// The turn of a text that is longer than any prompt; there is one at a time. Fails if the server is stopping.
+    /// The turn of a text that is longer than any prompt; there is one at a time. Fails if the
+    /// semaphore is closed, which nothing does while the server runs.
     pub async fn turn(&self) -> Result<OwnedSemaphorePermit, GatewayError> {
         let turn = self.longest.clone().acquire_owned().await;
         turn.map_err(|error| GatewayError::Unavailable(error.to_string()))
@@ -41,7 +42,7 @@ impl Admission {
 
     /// Runs `work` on a prompt, off the async threads if it may take long, when there is room for it. Dropping the
     /// future gives the place in the queue up; what has begun is bounded by the prompt's length. Fails if the work
-    /// panics or the server is stopping.
+    /// panics off these threads, or if the runtime is shutting down.
     pub async fn encode<T: Send + 'static>(
         &self,
         prompt: &Prompt,
@@ -59,7 +60,7 @@ impl Admission {
     }
 
     /// Runs `work` off the async threads when there is room for it. Dropping the future gives the place in the queue
-    /// up. Fails if the work panics or the server is stopping.
+    /// up. Fails if the work panics or the runtime is shutting down.
     pub async fn apart<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

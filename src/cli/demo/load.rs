@@ -58,7 +58,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Starts so many clients, which ask until they are stopped. Fails if the file of questions cannot be read or is
+    /// Starts `clients` clients, which ask until they are stopped. Fails if the file of questions cannot be read or is
     /// not valid.
     pub fn start(
         client: &Client,
