@@ -43,7 +43,7 @@ const MOST_HEAD_DIM: usize = 4096;
 /// A validated model.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub architecture: &'static str,
     /// The tensors of a layer and their names.
     pub layout: &'static Layout,
