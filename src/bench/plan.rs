@@ -72,9 +72,9 @@ pub struct Size {
     pub rounds: usize,
     /// Requests of a block; 0: by the load ([`Size::of_block`]).
     pub requests: usize,
-    /// 1 or 2.
+    /// Number of versions, 1 or 2.
     pub versions: usize,
-    /// Of everything random.
+    /// Seed of everything that is random.
     pub seed: u64,
 }
 

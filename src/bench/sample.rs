@@ -8,16 +8,16 @@ use serde::Serialize;
 /// One answered request.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample {
-    /// From its arrival to its first token (time to first token, TTFT).
+    /// Seconds from its arrival to its first token (time to first token, TTFT).
     pub ttft: f64,
-    /// From one token to the next (inter-token latency, ITL). Over HTTP from one event to the next: a server may send
-    /// several tokens in one event.
+    /// Seconds from one token to the next (inter-token latency, ITL). Over HTTP from one event to the next: a server may
+    /// send several tokens in one event.
     pub gaps: Vec<f32>,
-    /// From its arrival to its last token.
+    /// Seconds from its arrival to its last token.
     pub end_to_end: f64,
     /// Tokens of the prompt, context and template included.
     pub prompt_tokens: usize,
-    /// Of these, found in the prefix cache.
+    /// Tokens of the prompt that were found in the prefix cache.
     pub cached_tokens: usize,
     /// Tokens of the reply, without the end-of-sequence token.
     pub output_tokens: usize,
@@ -36,13 +36,13 @@ impl Sample {
 pub struct Measured {
     /// Who answered.
     pub version: Version,
-    /// As in the plan.
+    /// Number of the round, from 0.
     pub round: usize,
-    /// As in the plan.
+    /// Number of the pair within the point.
     pub pair: usize,
-    /// When it began, from the start of the whole run.
+    /// When it began, in seconds from the start of the whole run.
     pub begun: f64,
-    /// From its start to its last token.
+    /// Seconds from its start to its last token.
     pub seconds: f64,
     /// By request, in the plan's order; an error says why there was no complete reply.
     pub samples: Vec<Result<Sample, String>>,

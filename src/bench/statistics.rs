@@ -69,9 +69,9 @@ pub struct Group {
 pub struct Interval {
     /// The ratio of the two figures as shown.
     pub ratio: f64,
-    /// Bounds of the ratio; all intervals of one analysis hold at once with probability 1 - `level`.
+    /// Lower bound of the ratio; all intervals of one analysis hold at once with probability 1 - `level`.
     pub low: f64,
-    /// See `low`.
+    /// Upper bound of the ratio.
     pub high: f64,
     /// Whether the two differ by more than noise; `false`: 1 is in the interval.
     pub differs: bool,

@@ -201,7 +201,7 @@ impl Lane {
         }
     }
 
-    /// See `EngineHandle::slow_down`.
+    /// Makes each step take `factor` times as long; see [`super::EngineHandle::slow_down`].
     #[cfg(any(test, debug_assertions, feature = "testing"))]
     pub fn slow_down(&mut self, factor: f64) {
         self.slowed = Some(super::slowed::Slowed::new(factor));

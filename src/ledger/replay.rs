@@ -26,7 +26,7 @@ pub struct Replayed {
     pub clock: Duration,
     /// Number of events processed.
     pub events: u64,
-    /// Of these, the number that the machine refused: orders that make no sense to it.
+    /// Number of events that the machine refused: orders that do not apply in its state.
     pub refused: u64,
 }
 

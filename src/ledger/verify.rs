@@ -20,7 +20,7 @@ use super::state::State;
 pub struct Verification {
     /// Number of rows in the file.
     pub rows: u64,
-    /// Of these, batches of the journal.
+    /// Number of rows that are batches of the journal.
     pub batches: u64,
     /// Number of pruned rows.
     pub pruned: u64,

@@ -87,7 +87,7 @@ pub struct Outcome {
     pub e2e: Duration,
     /// Tokens of the prompt; 0 if it was not encoded.
     pub prompt_tokens: u32,
-    /// Of these, the ones that were found in the prefix cache.
+    /// Tokens of the prompt that were found in the prefix cache.
     pub cached_tokens: u32,
     /// Tokens generated.
     pub output_tokens: u32,

@@ -34,8 +34,8 @@ impl Admission {
         Admission { encodes: Arc::new(Semaphore::new(2 * processors)), longest }
     }
 
-    /// The turn of a text that is longer than any prompt; there is one at a time. Fails if there are no more turns, which
-    /// happens only at the end of the process.
+    /// The turn of a text that is longer than any prompt; there is one at a time. Fails if the
+    /// semaphore is closed, which nothing does while the server runs.
     pub async fn turn(&self) -> Result<OwnedSemaphorePermit, GatewayError> {
         let turn = self.longest.clone().acquire_owned().await;
         turn.map_err(|error| GatewayError::Unavailable(error.to_string()))

@@ -49,7 +49,7 @@ pub struct Setup {
     pub prompt_tokens: Option<usize>,
     /// Most tokens of a reply.
     pub output_tokens: usize,
-    /// Of everything random.
+    /// Seed of everything that is random.
     pub seed: u64,
     /// Per cent by which intervals are widened.
     pub noise_threshold: f64,

@@ -84,10 +84,10 @@ pub struct Status {
     /// The share that is routed to it: less while a part of the traffic is held back on stable.
     #[serde(default)]
     pub routed: u8,
-    /// Its real share of the latest requests, 0 to 1, and how many those are (at most 1,000).
+    /// The canary's real share of the latest requests, 0 to 1.
     #[serde(default)]
     pub share: f64,
-    /// See `share`.
+    /// Number of the latest requests that `share` is about, at most 1,000.
     #[serde(default)]
     pub share_of: usize,
     /// Requests since the start that were routed on their own, because their session or conversation was more than

@@ -296,7 +296,7 @@ impl Loader<'_> {
         Ok(NormWeight { weight: self.vector(&weight)?, eps: norm.eps })
     }
 
-    /// See [`DROWNING`].
+    /// No norm, as one that changes nothing; see [`DROWNING`].
     fn no_norm(&self, len: usize) -> Result<NormWeight, LoadError> {
         let weight = self.vector(&vec![DROWNING; len])?;
         Ok(NormWeight { weight, eps: DROWNING * DROWNING })

@@ -43,7 +43,7 @@ const MOST_HEAD_DIM: usize = 4096;
 /// A validated model.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
-    /// As in `config.json`.
+    /// The architecture that `config.json` names.
     pub architecture: &'static str,
     /// The tensors of a layer and their names.
     pub layout: &'static Layout,
@@ -59,7 +59,7 @@ pub struct ModelConfig {
     pub heads: usize,
     /// Key and value heads of a layer (`num_key_value_heads`); divides `heads`.
     pub kv_heads: usize,
-    /// Need not be `hidden / heads`.
+    /// Numbers of a head; need not be `hidden / heads`.
     pub head_dim: usize,
     /// The constants of all RMS norms.
     pub norm: Norm,
