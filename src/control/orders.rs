@@ -63,7 +63,7 @@ impl LoadOrder {
 impl Control {
     /// Loads a canary and starts its rollout. Goes on to its end even if the caller stops waiting. Fails if another
     /// canary is loaded or loading, if there is no stable model, or if the model cannot be loaded, was rejected before,
-    /// or can do less than stable; `asked` may allow the latter two.
+    /// or can do less than stable; `order` may allow the latter two.
     pub async fn load_canary(
         self: &Arc<Self>,
         order: LoadOrder,
