@@ -5,8 +5,8 @@
 //! give themselves back), `timer`, `acts` (inputs of products), then one file per kernel family: a typed function that
 //! checks shapes and launches. Beside each, `answers`: what its kernels should give (`check` runs them), for tests
 //! and for the `self_test` of a card; a build without any card goes without them. `emulated` is a card made of this
-//! machine's processor, which runs the very same sources; `paper` is for dry runs and only lists launches; `device` is a
-//! real one; `open` has them by name.
+//! machine's processor, which runs the very same sources; `paper` is for dry runs and only lists launches; `device` is
+//! a real one; `open` has them by name.
 
 pub mod acts;
 pub mod attention;
