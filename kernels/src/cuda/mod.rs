@@ -5,7 +5,7 @@
 //! themselves), `timer`, `acts` (inputs of products), then one file per kernel family, with typed functions that check
 //! shapes and launch. Next to each is `answers`, the expected results of its kernels (run by `check`), for tests and
 //! for the `self_test` of a GPU; a build without any GPU leaves them out. `emulated` is a GPU emulated on the CPU,
-//! which runs the same sources; `paper` only lists launches; `device` is a real GPU; `open` opens one by name.
+//! which runs the same sources; `paper` is for dry runs and only lists launches; `device` is a real GPU; `open` opens one by name.
 
 pub mod acts;
 pub mod attention;
