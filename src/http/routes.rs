@@ -62,7 +62,7 @@ fn around(routes: Router, log: bool) -> Router {
 }
 
 /// The routes of the public APIs, which clients find below `/v1` and, as on other servers, also without it.
-fn public() -> [(&'static str, MethodRouter<AppState>); 12] {
+pub(super) fn public() -> [(&'static str, MethodRouter<AppState>); 12] {
     let by_id = get(responses::not_stored).delete(responses::not_stored);
     [
         ("/chat/completions", generate::route(&completions::CHAT)),

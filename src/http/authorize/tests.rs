@@ -42,7 +42,7 @@ fn registered() -> (BTreeSet<String>, BTreeSet<String>) {
             }
         }
     }
-    for (path, _) in super::super::public() {
+    for (path, _) in super::super::routes::public() {
         clients.extend([path.to_owned(), format!("/v1{path}")]);
     }
     for (path, _) in super::super::missing::MISSING {

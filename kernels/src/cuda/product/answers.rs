@@ -24,7 +24,7 @@ struct Case {
     way: Way,
 }
 
-/// Products of weights in f32, f16 and bf16. Fails if a launch fails; a wrong result is no failure, but in the check.
+/// Checks products of weights in f32, f16 and bf16. Fails if a launch fails; a wrong result shows in its check.
 pub fn dense_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut checks = Vec::new();
     for kind in Kind::on_cards().filter(|kind| !kind.is_quantised()) {
@@ -46,7 +46,7 @@ pub fn dense_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> 
     Ok(checks)
 }
 
-/// Products of quantised weights. Fails as [`dense_checks`] does.
+/// Checks products of quantised weights. Fails as [`dense_checks`] does.
 pub fn quantised_checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let mut checks = Vec::new();
     for kind in Kind::on_cards().filter(|kind| kind.is_quantised()) {

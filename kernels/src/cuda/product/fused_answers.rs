@@ -31,8 +31,7 @@ pub(super) struct Mixed {
     pub n: usize,
 }
 
-/// Every kernel, of gate and up and of two kinds. Fails if a launch fails; a wrong result is no failure, but in the
-/// check.
+/// Checks every kernel, of gate and up and of two kinds. Fails if a launch fails; a wrong result shows in its check.
 pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let properties = bench.card.properties();
     // Tiles of halves do nothing together.

@@ -37,8 +37,8 @@ struct Scaled {
     n: usize,
 }
 
-/// Every kernel that joins the residual stream, and every one that scales. Fails if a launch fails; a wrong result is
-/// no failure, but in the check.
+/// Checks every kernel that joins the residual stream, and every one that scales. Fails if a launch fails; a wrong
+/// result shows in its check.
 pub fn checks(bench: &Bench, size: Size) -> Result<Vec<Check>, CardError> {
     let properties = bench.card.properties();
     // Tiles of halves do nothing together.
