@@ -455,15 +455,15 @@ mod tests {
         let text = "a dry run at revision 7, nothing is changed
   promoted from 25 % by me: all gates pass
   canary weight 25 % -> 0 %
-  stable is then tiny-canary
+  stable will be tiny-canary
   stable  tiny-stable: 2 running, 1 waiting, 1.5 MiB: kept for `serin undo`, and unloaded within 11m
   canary  tiny-canary: 0 running, 1 waiting, 1.5 MiB: becomes stable
   differs: top_p: none on stable, 0.9 here
-  1.5 MiB come back
+  1.5 MiB are freed
 ";
         assert_eq!(preview_text(&preview), text);
         let leaves = leaving_text(&arm("canary", "unloaded", 3, Some(30.0)));
-        assert!(leaves.ends_with("unloaded; what runs may finish within 30s\n"), "{leaves}");
+        assert!(leaves.ends_with("unloaded; running requests may finish within 30s\n"), "{leaves}");
         assert!(leaving_text(&arm("stable", "stays", 0, None)).ends_with("MiB: stays\n"));
     }
 

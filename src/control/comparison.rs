@@ -275,7 +275,7 @@ mod tests {
         });
         let found = losses_of(&stable, &codec(Some(TEMPLATE), None, same));
         assert!(found[0].starts_with("its vocabulary has "), "{found:?}");
-        let names = "it has not got stable's special tokens `<|2000|>`, ";
+        let names = "it lacks stable's special tokens `<|2000|>`, ";
         assert!(found[1].starts_with(names) && found[1].ends_with(" and 2 more"), "{found:?}");
         assert_eq!(losses_of(&codec(Some(TEMPLATE), None, same), &stable), [""; 0]);
     }

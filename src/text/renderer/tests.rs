@@ -251,7 +251,7 @@ fn a_shape_that_the_template_does_not_take_is_named_and_is_the_requests() {
         [json!({"role": "system", "content": "s"}), json!({"role": "user", "content": "u"})];
     let error = render(no_system, &messages).unwrap_err();
     assert!(error.is_client_fault());
-    let said = "messages[0]: this model's chat template does not take a system message (no system)";
+    let said = "messages[0]: this model's chat template does not support a system message (no system)";
     assert_eq!(error.to_string(), said);
     // It supports each of these alone; the combination that it does not support is found by rendering without
     // the messages' text.
@@ -264,7 +264,7 @@ fn a_shape_that_the_template_does_not_take_is_named_and_is_the_requests() {
     let messages = user(json!("x"));
     let chat = Chat { messages: &messages, tools: Some(&tools), ..Chat::default() };
     let error = rendered(&compile(typed).unwrap(), &chat).unwrap_err();
-    assert!(error.to_string().contains("does not take these tools"), "{error}");
+    assert!(error.to_string().contains("does not support these tools"), "{error}");
     assert!(error.is_client_fault());
 }
 
