@@ -6,7 +6,8 @@
 //! Columns: requests of warps; bytes of a request; sectors (global) or passes over the banks (shared) of a request; and
 //! how many times as many those are as the same bytes side by side would take.
 
-use serin_kernels::cuda::check::{Bench, FAMILIES, Size};
+use serin_kernels::cuda::FAMILIES;
+use serin_kernels::cuda::check::{Bench, Size};
 use serin_kernels::cuda::emulated::{EmulatedCard, requests};
 use std::collections::BTreeMap;
 use std::sync::Arc;

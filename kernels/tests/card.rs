@@ -4,8 +4,10 @@
 #![cfg(any(feature = "cuda", feature = "emulator"))]
 
 use parking_lot::{Mutex, MutexGuard};
-use serin_kernels::cuda::check::{Bench, FAMILIES, Numbers};
-use serin_kernels::cuda::{Buffer, Card, CardError, Gemm, Memory, Pool, ScalarType, Size, Stream};
+use serin_kernels::cuda::check::{Bench, Numbers};
+use serin_kernels::cuda::{
+    Buffer, Card, CardError, FAMILIES, Gemm, Memory, Pool, ScalarType, Size, Stream,
+};
 use std::sync::Arc;
 
 const MIB: usize = 1 << 20;

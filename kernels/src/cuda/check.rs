@@ -132,23 +132,6 @@ pub struct Bench {
 /// One family's cases.
 pub type Family = fn(&Bench, Size) -> Result<Vec<Check>, CardError>;
 
-/// Every kernel family's cases.
-pub const FAMILIES: &[(&str, Family)] = &[
-    ("attention", crate::cuda::attention::answers::checks),
-    ("attention of raw heads", crate::cuda::attention::raw_answers::checks),
-    ("embedding", crate::cuda::embed::answers::checks),
-    ("fused products", crate::cuda::product::fused_answers::checks),
-    ("products with norms", crate::cuda::product::normed_answers::checks),
-    ("inputs of steps", crate::cuda::inputs::answers::checks),
-    ("log-probabilities", crate::cuda::logprobs::answers::checks),
-    ("norms", crate::cuda::norm::answers::checks),
-    ("products of floats", crate::cuda::product::answers::dense_checks),
-    ("products of quantised weights", crate::cuda::product::answers::quantised_checks),
-    ("rotations", crate::cuda::rope::answers::checks),
-    ("rows", crate::cuda::rows::answers::checks),
-    ("sampling", crate::cuda::sample::answers::checks),
-];
-
 /// Runs every family on the emulated card in several orders of threads, and demands every answer.
 #[cfg(all(test, feature = "emulator"))]
 pub(crate) fn prove(family: Family) {

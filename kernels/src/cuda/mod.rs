@@ -51,5 +51,7 @@ pub use kv::{KvKind, KvLayer, KvShape, KvView, KvViewMut, Rows};
 pub use open::{OpenError, open};
 pub use product::{Matrix, Output, multiply, multiply_all, multiply_gated, multiply_normed};
 pub use readings::{MemoryReading, Readings};
+#[cfg(any(test, feature = "known-answers"))]
+pub use self_test::FAMILIES;
 pub use self_test::{SelfTestError, self_test};
 pub use timer::Timer;

@@ -152,7 +152,7 @@ mod tests {
         let mut never = never;
         assert!(said(never.clone()).ends_with("weight."), "no rate is known");
         never["forecast"]["requests_per_second"] = json!([1.0, 0.0]);
-        assert!(said(never).ends_with("more traffic than there is."));
+        assert!(said(never).ends_with("not enough traffic."));
         assert!(!said(json!({"share_of": 10_000})).contains("last"), "of another weight");
         let back = said(json!({"weight": 100, "routed": 90}));
         assert!(back.contains("10 % are held back on stable"), "{back}");

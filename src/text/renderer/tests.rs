@@ -251,7 +251,8 @@ fn a_shape_that_the_template_does_not_take_is_named_and_is_the_requests() {
         [json!({"role": "system", "content": "s"}), json!({"role": "user", "content": "u"})];
     let error = render(no_system, &messages).unwrap_err();
     assert!(error.is_client_fault());
-    let said = "messages[0]: this model's chat template does not support a system message (no system)";
+    let said =
+        "messages[0]: this model's chat template does not support a system message (no system)";
     assert_eq!(error.to_string(), said);
     // It supports each of these alone; the combination that it does not support is found by rendering without
     // the messages' text.
