@@ -131,7 +131,7 @@ async fn a_canary_that_was_there_is_refused_even_if_it_showed_in_a_step_of_stabl
     is_settled(gateway.control()).await;
     assert!(gateway.control().status().unloads.is_empty(), "nothing is unloaded");
     drop(gateway);
-    is_refused_afterwards(dir.path(), "which of them did it cannot be told").await;
+    is_refused_afterwards(dir.path(), "which model caused it is unknown").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

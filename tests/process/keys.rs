@@ -121,7 +121,7 @@ fn a_running_server_takes_up_a_changed_file_and_says_what_is_wrong_with_a_broken
     fs::write(&file, "[[key").unwrap();
     server.until("a problem", |status| status["keys"]["problem"].is_string());
     let told = server.operate(&["status"]);
-    assert!(told.contains("keys file cannot be used"), "{told}");
+    assert!(told.contains("the keys file is invalid"), "{told}");
     assert_eq!((status(&server, &first), status(&server, &second)), (200, 200));
     fs::write(&file, good).unwrap();
     server.until("no problem", |status| status["keys"]["problem"].is_null());

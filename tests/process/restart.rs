@@ -156,7 +156,7 @@ fn a_canary_that_changed_on_disk_is_given_up() {
     // Entries reach the disk a little after they take effect.
     wait_for("the reason in the ledger", || {
         let show = serin(&["ledger", "show", ledger.to_str().expect("text")]);
-        String::from_utf8_lossy(&show.stdout).contains("is not what it was").then_some(())
+        String::from_utf8_lossy(&show.stdout).contains("has changed").then_some(())
     });
 }
 
