@@ -8,7 +8,7 @@
 //! by their address.
 //!
 //! If keys are required, a key with the scope `admin` also gives access to programs on other machines and behind
-//! proxies, and to the page if it was loaded from the same origin ([`super::gate`]).
+//! proxies, and to the page if it was loaded from the same origin ([`super::authorize`]).
 
 use super::status_codes::ApiError;
 use super::{Peer, authorize};

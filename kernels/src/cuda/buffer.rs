@@ -153,7 +153,7 @@ impl<T: Plain> Buffer<T> {
         Ok(out)
     }
 
-    /// Sets every byte to `byte`, in the order of [`Queue::Compute`]. Fails if the device fails.
+    /// Sets every byte to `byte`, in the order of [`Stream::Compute`]. Fails if the device fails.
     pub fn fill(&mut self, byte: u8) -> Result<(), CardError> {
         match self.len * size_of::<T>() {
             0 => Ok(()),
