@@ -80,7 +80,7 @@ fn stand_in() {
     build
         .cpp(true)
         .std("c++17")
-        .opt_level(2)
+        .opt_level(1)
         .pic(true)
         .extra_warnings(true)
         .warnings_into_errors(true);
